@@ -14,7 +14,7 @@ _PUBLIC = {
     "load": "darts_dist.config",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name):

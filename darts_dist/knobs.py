@@ -1,0 +1,221 @@
+"""Every knob of a search, table by table, with its range and meaning; `config` joins them.
+
+0 and "" stand for "automatic" where the meaning says so.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+
+def about(meaning: str, **ranges: Any) -> msgspec.Meta:
+    """Returns the note of one knob: its meaning and, where it has one, its range."""
+    return msgspec.Meta(description=meaning, **ranges)
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of knobs."""
+
+
+Operation = Literal[
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "sep_conv_7x7",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+LARGEST_SEED = 2**31 - 1
+
+
+class Space(Table):
+    """what is searched"""
+
+    kind: Annotated[Literal["cnn"], about("cnn: cells of an image network")] = "cnn"
+    operations: Annotated[
+        tuple[Operation, ...], about("candidates on each edge, in the order of the alphas' columns")
+    ] = (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    )
+
+
+class Network(Table):
+    """the network over all candidates"""
+
+    channels: Annotated[int, about("width of the first cell", ge=1)] = 16
+    layers: Annotated[int, about("cells; two, at 1/3 and 2/3 of the depth, reduce", ge=1)] = 8
+    nodes: Annotated[int, about("intermediate nodes of a cell", ge=1)] = 4
+    in_channels: Annotated[int, about("channels of a picture", ge=1)] = 3
+    image_px: Annotated[int, about("height and width of a picture; even", ge=2)] = 32
+    stem: Annotated[
+        Literal["cifar", "imagenet"], about("cifar: full size; imagenet: 8 times smaller")
+    ] = "cifar"
+    classes: Annotated[int, about("classes to tell apart; 0: those of the data", ge=0)] = 0
+    init: Annotated[
+        Literal["original", "modern"], about("initial weights: of PyTorch 0.3, or of today")
+    ] = "original"
+    remat: Annotated[bool, about("compute cells twice to save memory")] = False
+
+
+class Data(Table):
+    """where the pictures come from, and what is done to them"""
+
+    kind: Annotated[
+        Literal["sample", "cifar10", "cifar100"], about("sample: ships with the package")
+    ] = "sample"
+    path: Annotated[str, about("folder or .tar.gz of the data set; not for sample")] = ""
+    global_batch: Annotated[int, about("pictures in a step, over all devices", ge=1)] = 64
+    train_fraction: Annotated[
+        float, about("share that trains the weights; the rest trains the alphas", gt=0, lt=1)
+    ] = 0.5
+    split: Annotated[
+        Literal["index", "shuffled"], about("halves by position, or after one fixed shuffle")
+    ] = "index"
+    train_limit: Annotated[int, about("use the first N training pictures; 0: all", ge=0)] = 0
+    crop_padding_px: Annotated[int, about("zeros around before a random crop", ge=0)] = 4
+    flip: Annotated[bool, about("mirror half of the pictures")] = True
+    cutout_px: Annotated[int, about("side of the square that is blanked; 0: none", ge=0)] = 0
+    evaluate_augmented: Annotated[
+        bool, about("augment the pictures of evaluations too, as the original did")
+    ] = False
+    mean: Annotated[
+        tuple[float, ...], about("per channel, of pictures in 0..1; []: of the data set")
+    ] = ()
+    std: Annotated[
+        tuple[Positive, ...], about("per channel, of pictures in 0..1; []: of the data set")
+    ] = ()
+    threads: Annotated[int, about("threads that read ahead", ge=0)] = 2
+
+
+class Seeds(Table):
+    """independent searches, side by side"""
+
+    count: Annotated[int, about("number of searches", ge=1)] = 1
+    first: Annotated[int, about("seed of the first; the rest count up", ge=0, le=LARGEST_SEED)] = 0
+
+
+class Mesh(Table):
+    """how devices are shared out"""
+
+    seed: Annotated[int, about("groups of devices, each on its own seeds; 0: automatic", ge=0)] = 0
+    data: Annotated[int, about("devices that share a batch; 0: automatic", ge=0)] = 0
+
+
+class BatchNorm(Table):
+    """over what batch normalisation takes its statistics"""
+
+    sync: Annotated[
+        str,
+        about(
+            "batch: the global batch; state: a device's own part; group:N: N pictures",
+            pattern=r"^(batch|state|group:[1-9][0-9]*)$",
+            extra={"wanted": "batch | state | group:N"},
+        ),
+    ] = "state"
+
+
+class Precision(Table):
+    """number formats"""
+
+    compute: Annotated[
+        Literal["float32", "bfloat16", "float64"], about("convolutions and contractions")
+    ] = "float32"
+
+
+class Method(Table):
+    """how alphas are learned"""
+
+    preset: Annotated[
+        Literal["darts_second", "darts_first", "darts_original"],
+        about("exact second order; first order; second order by differences, as the original"),
+    ] = "darts_second"
+    hypergradient: Annotated[
+        Literal["", "first", "finite_difference", "exact"],
+        about('gradient of the alphas; "": the one of the preset'),
+    ] = ""
+    radius: Annotated[float, about("step of finite_difference, over the norm", gt=0)] = 0.01
+    architect_statistics: Annotated[
+        Literal["keep", "move"], about("do alpha steps move running statistics, as the original's?")
+    ] = "keep"
+    warmup_epochs: Annotated[int, about("epochs at the start without alpha steps", ge=0)] = 0
+
+
+class Weights(Table):
+    """SGD with momentum on the weights, cosine schedule"""
+
+    learning_rate: Annotated[float, about("at the start", ge=0)] = 0.025
+    learning_rate_min: Annotated[float, about("at the end", ge=0)] = 0.001
+    momentum: Annotated[Share, about("share of the last direction that is kept")] = 0.9
+    weight_decay: Annotated[float, about("added to the gradient, times the weight", ge=0)] = 3e-4
+    clip_norm: Annotated[float, about("largest norm of the gradient", gt=0)] = 5.0
+
+
+class Alphas(Table):
+    """Adam on the alphas"""
+
+    learning_rate: Annotated[float, about("constant", ge=0)] = 3e-4
+    betas: Annotated[tuple[Share, Share], about("decay of the two moments")] = (0.5, 0.999)
+    weight_decay: Annotated[float, about("added to the gradient, times alpha", ge=0)] = 1e-3
+    epsilon: Annotated[float, about("added to the root of the second moment", gt=0)] = 1e-8
+    epsilon_placement: Annotated[
+        Literal["original", "modern"], about("before or after bias correction")
+    ] = "original"
+    init_scale: Annotated[float, about("deviation of the first alphas", ge=0)] = 1e-3
+
+
+class Schedule(Table):
+    """how long"""
+
+    epochs: Annotated[int, about("epochs", ge=1)] = 50
+    steps_per_epoch: Annotated[int, about("steps; 0: once over the weight half", ge=0)] = 0
+
+
+class Evaluation(Table):
+    """scoring on the alpha half"""
+
+    every_epochs: Annotated[int, about("epochs between evaluations", ge=1)] = 1
+    examples: Annotated[int, about("pictures that are scored; 0: the whole half", ge=0)] = 0
+
+
+class Checkpoint(Table):
+    """saved states"""
+
+    every_steps: Annotated[int, about("steps between checkpoints", ge=1)] = 500
+    keep: Annotated[int, about("newest checkpoints that are kept", ge=1)] = 2
+
+
+class Log(Table):
+    """what is told on the way"""
+
+    every_steps: Annotated[int, about("steps between lines", ge=1)] = 50
+    tensorboard: Annotated[bool, about("write event files")] = True
+
+
+class Cluster(Table):
+    """devices and processes"""
+
+    cpu_devices: Annotated[
+        int, about("CPU devices of a process; 0: as jax finds; its environment wins", ge=0)
+    ] = 0
+    platform: Annotated[str, about('cpu, cuda, tpu; "": the best there is')] = ""
+    initialization_timeout_s: Annotated[int, about("longest wait for all to come", ge=1)] = 60
+    heartbeat_timeout_s: Annotated[int, about("silence after which a peer is lost", ge=1)] = 30
+
+
+class Compile(Table):
+    """compiled programs"""
+
+    cache: Annotated[bool, about("keep them on disk between runs")] = True
+    cache_dir: Annotated[str, about('where; "": darts_dist/xla in the cache folder')] = ""

@@ -1,0 +1,228 @@
+"""Reads, checks, writes and explains a tree of msgspec Structs: one Struct a TOML table, one
+field a knob. It knows no knob by name (`config` does), and needs neither numpy nor jax.
+"""
+
+import copy
+import datetime
+import difflib
+import functools
+import json
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from darts_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One key of the config: its dotted name, what it takes, its default and its meaning."""
+
+    key: str
+    wanted: str
+    choices: tuple[str, ...]
+    default: Any
+    meaning: str
+
+
+@functools.cache
+def tables(struct: type) -> dict[str, str]:
+    """Returns the tables (`data`, `network`, ...) below `struct` with the meaning of each."""
+    return {
+        field.name: (field.type.cls.__doc__ or "").strip()
+        for field in inspect.type_info(struct).fields  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(field.type, inspect.StructType)
+    }
+
+
+@functools.cache
+def knobs(struct: type, prefix: str = "") -> dict[str, Knob]:
+    """Returns every knob below `struct` by its dotted key, in the order of the fields."""
+    found = {}
+    for field in inspect.type_info(struct).fields:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(field.type, inspect.StructType):
+            found |= knobs(field.type.cls, f"{prefix}{field.name}.")
+            continue
+        kind, notes, extra = field.type, {}, {}
+        if isinstance(kind, inspect.Metadata):
+            kind, notes, extra = kind.type, kind.extra_json_schema or {}, kind.extra or {}
+        wanted = extra.get("wanted") or _wanted(kind)
+        item = getattr(kind, "item_type", kind)
+        choices = tuple(item.values) if isinstance(item, inspect.LiteralType) else ()
+        meaning = notes.get("description", "")
+        key = prefix + field.name
+        found[key] = Knob(key, wanted, choices, field.default, meaning)
+    return found
+
+
+def _wanted(kind: Any) -> str:
+    match kind:
+        case inspect.Metadata():
+            return _wanted(kind.type)
+        case inspect.BoolType():
+            return "true | false"
+        case inspect.IntType() | inspect.FloatType():
+            noun = "whole number" if isinstance(kind, inspect.IntType) else "number"
+            limits = (("> ", kind.gt), (">= ", kind.ge), ("< ", kind.lt), ("<= ", kind.le))
+            parts = [f"{sign}{limit}" for sign, limit in limits if limit is not None]
+            return " ".join([noun, " and ".join(parts)]).strip()
+        case inspect.LiteralType():
+            return " | ".join(str(value) or '""' for value in kind.values)
+        case inspect.VarTupleType():
+            return f"list of: {_wanted(kind.item_type)}"
+        case inspect.TupleType():
+            return f"list of {len(kind.item_types)}: {_wanted(kind.item_types[0])}"
+    return "text"
+
+
+def nearest(name: str, known: Any) -> str:
+    """Returns `; did you mean X?` for the known name nearest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, [str(one) for one in known if one], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse(text: str, where: str) -> dict:
+    """Returns the tables of a TOML text; `where` names it in the error, which tells the line."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from None
+
+
+def override(struct: type, tree: dict, text: str) -> dict:
+    """Returns `tree` with one `key.path=VALUE` set. VALUE is a TOML literal, or else a string."""
+    key, equals, literal = text.partition("=")
+    key = key.strip()
+    if not equals:
+        raise ConfigError(f"{text!r} is not an override; write it as key.path=VALUE")
+    known = [*knobs(struct), *tables(struct)]
+    if key not in known:
+        raise ConfigError(_unknown(struct, key))
+    try:
+        parsed = tomllib.loads(f"value = {literal}")
+    except tomllib.TOMLDecodeError:
+        parsed = {}
+    value = parsed["value"] if set(parsed) == {"value"} else literal.strip()
+    if isinstance(value, datetime.date | datetime.time):
+        value = literal.strip()
+    tree = copy.deepcopy(tree)
+    table, _, name = key.rpartition(".")
+    holder = tree.setdefault(table, {}) if table else tree
+    if not isinstance(holder, dict):
+        raise ConfigError(_not_a_table(table, holder))
+    holder[name] = value
+    return tree
+
+
+def convert(struct: type, tree: dict) -> Any:
+    """Returns the Struct of a tree of tables, or raises a ConfigError that names the key."""
+    for key, value in _leaves(struct, tree):
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+            raise ConfigError(f"{key} = {literal(value)}; wanted finite numbers")
+    try:
+        return msgspec.convert(tree, struct)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(struct, tree, str(error))) from None
+
+
+def _leaves(struct: type, tree: dict) -> list[tuple[str, Any]]:
+    """Returns (dotted key, value) of each knob that `tree` sets; an unknown one is an error."""
+    leaves = []
+    for name, value in tree.items():
+        if name not in tables(struct):
+            leaves.append((name, value))
+        elif isinstance(value, dict):
+            leaves += [(f"{name}.{inner}", one) for inner, one in value.items()]
+        else:
+            raise ConfigError(_not_a_table(name, value))
+    for key, value in leaves:
+        if key not in knobs(struct):
+            deeper = isinstance(value, dict) and len(value) > 0
+            raise ConfigError(_unknown(struct, f"{key}.{next(iter(value))}" if deeper else key))
+    return leaves
+
+
+def _unknown(struct: type, key: str) -> str:
+    hint = nearest(key, [*knobs(struct), *tables(struct)])
+    table = key.partition(".")[0]
+    names = [one for one in knobs(struct) if one.startswith(f"{table}.")]
+    listed = ", ".join(names or [f"{one}.*" for one in tables(struct)])
+    return f"{key} is not a key{hint or f'; there are {listed}'}"
+
+
+def _not_a_table(name: str, value: Any) -> str:
+    return f"{name} = {literal(value)}; wanted a table: [{name}], or {name}.KEY = VALUE"
+
+
+def _explain(struct: type, tree: dict, error: str) -> str:
+    """Returns the text for a ValidationError: which key, what was found, what is wanted."""
+    path = re.search(r"at `\$\.([\w.]+)(?:\[(\d+)\])?`", error)
+    knob = knobs(struct).get(path[1]) if path else None
+    if path is None or knob is None:
+        return error
+    value: Any = tree
+    for name in knob.key.split("."):
+        value = value[name]
+    one = value[int(path[2])] if path[2] else value
+    hint = nearest(one, knob.choices) if isinstance(one, str) else ""
+    return f"{knob.key} = {literal(value)}; wanted {knob.wanted}{hint}"
+
+
+def literal(value: Any) -> str:
+    """Returns `value` as a TOML literal that parses back to an equal value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(literal(one) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {literal(one)}' for name, one in value.items())}}}"
+    return repr(value) if isinstance(value, int | float) else str(value)
+
+
+def flat(struct: Any) -> dict[str, Any]:
+    """Returns the value of every knob of a Struct by dotted key, in the order of the fields."""
+    values = {}
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        if isinstance(value, msgspec.Struct):
+            values |= {f"{name}.{inner}": one for inner, one in flat(value).items()}
+        else:
+            values[name] = value
+    return values
+
+
+def dump(struct: Any) -> str:
+    """Returns the TOML text of a Struct; `convert(parse(...))` of it is an equal Struct."""
+    lines, table = [], ""
+    for key, value in flat(struct).items():
+        head, _, name = key.rpartition(".")
+        if head != table:
+            lines += ["", f"[{head}]"]
+            table = head
+        lines.append(f"{name} = {literal(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def describe(struct: type) -> str:
+    """Returns a page with every knob: default, what it takes and its meaning, table by table."""
+    lines, table = [], ""
+    for key, knob in knobs(struct).items():
+        head = key.rpartition(".")[0]
+        if head != table:
+            lines += ["", f"{head}: {tables(struct)[head]}"]
+            table = head
+        start = f"  {key} = {literal(knob.default)}"
+        if len(start) > 46:
+            lines.append(start)
+            start = ""
+        lines.append(f"{start:<46} {knob.wanted}")
+        lines.append(f"{'':<46} {knob.meaning}")
+    return "\n".join(lines).strip("\n")
