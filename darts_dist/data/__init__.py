@@ -1,0 +1,1 @@
+"""Pictures: their `sources`, their order (`pipeline`) and their augmentation (`augment`)."""
