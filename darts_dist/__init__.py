@@ -4,24 +4,22 @@ The public Python names are reached lazily, so that importing the package starts
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from darts_dist.config import Config, dump, load
+    from darts_dist.genotype import Genotype
 
 __version__ = "0.1.0"
-
-_PUBLIC = {
-    "Config": "darts_dist.config",
-    "Genotype": "darts_dist.genotype",
-    "dump": "darts_dist.config",
-    "load": "darts_dist.config",
-}
-
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = ["Config", "Genotype", "__version__", "dump", "load"]
 
 
-def __getattr__(name):
-    if name not in _PUBLIC:
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
         raise AttributeError(f"module 'darts_dist' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module = "genotype" if name == "Genotype" else "config"
+    return getattr(importlib.import_module(f"darts_dist.{module}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-class Config(Table):
+class Config(Table, frozen=True, kw_only=True):
     """All knobs of a search; made whole and checked, or not at all."""
 
     name: Annotated[

@@ -33,7 +33,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 LARGEST_SEED = 2**31 - 1
 
 
-class Space(Table):
+class Space(Table, frozen=True, kw_only=True):
     """what is searched"""
 
     kind: Annotated[Literal["cnn"], about("cnn: cells of an image network")] = "cnn"
@@ -51,7 +51,7 @@ class Space(Table):
     )
 
 
-class Network(Table):
+class Network(Table, frozen=True, kw_only=True):
     """the network over all candidates"""
 
     channels: Annotated[int, about("width of the first cell", ge=1)] = 16
@@ -69,7 +69,7 @@ class Network(Table):
     remat: Annotated[bool, about("compute cells twice to save memory")] = False
 
 
-class Data(Table):
+class Data(Table, frozen=True, kw_only=True):
     """where the pictures come from, and what is done to them"""
 
     kind: Annotated[
@@ -99,21 +99,21 @@ class Data(Table):
     threads: Annotated[int, about("threads that read ahead", ge=0)] = 2
 
 
-class Seeds(Table):
+class Seeds(Table, frozen=True, kw_only=True):
     """independent searches, side by side"""
 
     count: Annotated[int, about("number of searches", ge=1)] = 1
     first: Annotated[int, about("seed of the first; the rest count up", ge=0, le=LARGEST_SEED)] = 0
 
 
-class Mesh(Table):
+class Mesh(Table, frozen=True, kw_only=True):
     """how devices are shared out"""
 
     seed: Annotated[int, about("groups of devices, each on its own seeds; 0: automatic", ge=0)] = 0
     data: Annotated[int, about("devices that share a batch; 0: automatic", ge=0)] = 0
 
 
-class BatchNorm(Table):
+class BatchNorm(Table, frozen=True, kw_only=True):
     """over what batch normalisation takes its statistics"""
 
     sync: Annotated[
@@ -126,7 +126,7 @@ class BatchNorm(Table):
     ] = "state"
 
 
-class Precision(Table):
+class Precision(Table, frozen=True, kw_only=True):
     """number formats"""
 
     compute: Annotated[
@@ -134,7 +134,7 @@ class Precision(Table):
     ] = "float32"
 
 
-class Method(Table):
+class Method(Table, frozen=True, kw_only=True):
     """how alphas are learned"""
 
     preset: Annotated[
@@ -152,7 +152,7 @@ class Method(Table):
     warmup_epochs: Annotated[int, about("epochs at the start without alpha steps", ge=0)] = 0
 
 
-class Weights(Table):
+class Weights(Table, frozen=True, kw_only=True):
     """SGD with momentum on the weights, cosine schedule"""
 
     learning_rate: Annotated[float, about("at the start", ge=0)] = 0.025
@@ -162,7 +162,7 @@ class Weights(Table):
     clip_norm: Annotated[float, about("largest norm of the gradient", gt=0)] = 5.0
 
 
-class Alphas(Table):
+class Alphas(Table, frozen=True, kw_only=True):
     """Adam on the alphas"""
 
     learning_rate: Annotated[float, about("constant", ge=0)] = 3e-4
@@ -175,35 +175,35 @@ class Alphas(Table):
     init_scale: Annotated[float, about("deviation of the first alphas", ge=0)] = 1e-3
 
 
-class Schedule(Table):
+class Schedule(Table, frozen=True, kw_only=True):
     """how long"""
 
     epochs: Annotated[int, about("epochs", ge=1)] = 50
     steps_per_epoch: Annotated[int, about("steps; 0: once over the weight half", ge=0)] = 0
 
 
-class Evaluation(Table):
+class Evaluation(Table, frozen=True, kw_only=True):
     """scoring on the alpha half"""
 
     every_epochs: Annotated[int, about("epochs between evaluations", ge=1)] = 1
     examples: Annotated[int, about("pictures that are scored; 0: the whole half", ge=0)] = 0
 
 
-class Checkpoint(Table):
+class Checkpoint(Table, frozen=True, kw_only=True):
     """saved states"""
 
     every_steps: Annotated[int, about("steps between checkpoints", ge=1)] = 500
     keep: Annotated[int, about("newest checkpoints that are kept", ge=1)] = 2
 
 
-class Log(Table):
+class Log(Table, frozen=True, kw_only=True):
     """what is told on the way"""
 
     every_steps: Annotated[int, about("steps between lines", ge=1)] = 50
     tensorboard: Annotated[bool, about("write event files")] = True
 
 
-class Cluster(Table):
+class Cluster(Table, frozen=True, kw_only=True):
     """devices and processes"""
 
     cpu_devices: Annotated[
@@ -214,7 +214,7 @@ class Cluster(Table):
     heartbeat_timeout_s: Annotated[int, about("silence after which a peer is lost", ge=1)] = 30
 
 
-class Compile(Table):
+class Compile(Table, frozen=True, kw_only=True):
     """compiled programs"""
 
     cache: Annotated[bool, about("keep them on disk between runs")] = True

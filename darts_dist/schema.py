@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import re
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ import msgspec
 from msgspec import inspect
 
 from darts_dist.errors import ConfigError
+
+
+WIDTH = 110  # columns of the page of knobs
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def knobs(struct: type, prefix: str = "") -> dict[str, Knob]:
             kind, notes, extra = kind.type, kind.extra_json_schema or {}, kind.extra or {}
         wanted = extra.get("wanted") or _wanted(kind)
         item = getattr(kind, "item_type", kind)
-        choices = tuple(item.values) if isinstance(item, inspect.LiteralType) else ()
+        values = item.values if isinstance(item, inspect.LiteralType) else ()
+        choices = tuple(str(value) for value in values)
         meaning = notes.get("description", "")
         key = prefix + field.name
         found[key] = Knob(key, wanted, choices, field.default, meaning)
@@ -149,10 +154,18 @@ def _leaves(struct: type, tree: dict) -> list[tuple[str, Any]]:
 
 
 def _unknown(struct: type, key: str) -> str:
-    hint = nearest(key, [*knobs(struct), *tables(struct)])
-    table = key.partition(".")[0]
-    names = [one for one in knobs(struct) if one.startswith(f"{table}.")]
-    listed = ", ".join(names or [f"{one}.*" for one in tables(struct)])
+    """Returns the text for a key that is none: the nearest one, else those there are."""
+    table, _, name = key.rpartition(".")
+    inside = [one for one in knobs(struct) if table and one.startswith(f"{table}.")]
+    elsewhere = [one for one in knobs(struct) if one.endswith(f".{name}")]
+    if elsewhere:
+        hint = f"; did you mean {elsewhere[0]}?"
+    elif inside:
+        hint = nearest(name, [one.rpartition(".")[2] for one in inside])
+        hint = hint.replace("mean ", f"mean {table}.")
+    else:
+        hint = nearest(key, [*knobs(struct), *tables(struct)])
+    listed = ", ".join(inside or [f"{one}.*" for one in tables(struct)])
     return f"{key} is not a key{hint or f'; there are {listed}'}"
 
 
@@ -221,8 +234,9 @@ def describe(struct: type) -> str:
             table = head
         start = f"  {key} = {literal(knob.default)}"
         if len(start) > 46:
-            lines.append(start)
+            lines += textwrap.wrap(start, WIDTH, subsequent_indent="    ")
             start = ""
-        lines.append(f"{start:<46} {knob.wanted}")
-        lines.append(f"{'':<46} {knob.meaning}")
+        indent = " " * 47
+        lines += textwrap.wrap(f"{start:<46} {knob.wanted}", WIDTH, subsequent_indent=indent)
+        lines += textwrap.wrap(indent + knob.meaning, WIDTH, subsequent_indent=indent)
     return "\n".join(lines).strip("\n")

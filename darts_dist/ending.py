@@ -1,0 +1,121 @@
+"""How a process ends: whatever was raised becomes one line on stderr and an exit code.
+
+Every main of the project, the command line and the tools, ends through `finish`. The codes are
+those of `errors`; nothing else in the project catches errors that it cannot handle.
+"""
+
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from etils import epath
+
+from darts_dist.errors import ClusterError, DartsError, Interrupted, StorageError
+
+STORAGE_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+STORAGE_SIGNS = ("No space left on device", "Read-only file system", "Disk quota exceeded")
+LOST_PEER_SIGNS = (
+    "gloo",
+    "connection closed by peer",
+    "connection reset by peer",
+    "coordination service",
+    "coordinationservice",
+    "deadline_exceeded",
+    "heartbeat",
+)
+
+
+def finish(function: Callable[[], int]) -> NoReturn:
+    """Ends the process with the code of `function`, and at once.
+
+    Interpreter exit would run the barrier that jax.distributed leaves in atexit, in which a process
+    that failed waits for peers that wait for it; so this flushes and leaves by `os._exit`.
+    """
+    code = outcome(function)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a reader that has gone, `| head`: what it wanted it has
+            continue
+    os._exit(code)
+
+
+def outcome(function: Callable[[], int], *, workdir: str = "", debug: bool = False) -> int:
+    """Returns what `function` returns, or the exit code of what it raised, told in one line.
+
+    workdir: the run folder, where the traceback of an internal error goes.  debug: every traceback
+    goes to stderr too.
+    """
+    try:
+        return function()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException as error:
+        known = classify(error)
+        if debug:
+            traceback.print_exc()
+        if known is not None:
+            _say(f"error: {known}")
+            return known.exit_code
+        place = _write_traceback(workdir)
+        if not place and not debug:
+            traceback.print_exc()
+        where = f"traceback in {place}" if place else "traceback above"
+        _say(f"internal error: {type(error).__name__}: {error}; {where}")
+        return 1
+
+
+def classify(error: BaseException) -> DartsError | None:
+    """Returns the error as a user is told of it, or None for a mistake of this program.
+
+    A full disk and a lost peer come up as different classes in orbax, tensorstore, Gloo and jax,
+    often as the cause of another error; their text is what they have in common.
+    """
+    if isinstance(error, DartsError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted; start again with the same --workdir and it resumes")
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for one in chain:
+        if isinstance(one, DartsError):
+            return one
+        number = one.errno if isinstance(one, OSError) else None
+        text = str(one)
+        if number in STORAGE_ERRNO or any(sign in text for sign in STORAGE_SIGNS):
+            return StorageError(f"storage failed, what was there is kept: {_first_line(text)}")
+        lost = any(sign in text.lower() for sign in LOST_PEER_SIGNS)
+        if lost and isinstance(one, ValueError | RuntimeError):
+            found = _first_line(text)
+            return ClusterError(f"the cluster failed, start again and it resumes: {found}")
+    return None
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 300 else f"{line[:300]} ..."
+
+
+def _say(text: str) -> None:
+    print(f"darts-dist: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
+
+
+def _write_traceback(workdir: str) -> str:
+    """Returns the log to which the traceback was added, or "" where that cannot be."""
+    if not workdir:
+        return ""
+    log = epath.Path(workdir) / "log.txt"
+    try:
+        before = log.read_text() if log.exists() else ""
+        log.write_text(f"{before}{traceback.format_exc()}")  # a bucket knows no append
+    except OSError:
+        return ""
+    return str(log)
