@@ -1,0 +1,156 @@
+"""The order of the pictures: which examples make up each step's batches, on every process.
+
+A step's global batches are a pure function of (seed, step): nothing of the pipeline is ever saved,
+any number of processes sees the same ones, and starting at a step equals having come to it. Each
+process reads its contiguous block of rows. Pictures stay uint8; augmentation is the device's work.
+
+Letters: S seeds of this process, n rows of this process, H W pixels, C channels.
+"""
+
+import functools
+
+import grain
+import numpy as np
+
+from darts_dist.errors import ConfigError
+
+STREAMS = ("weights", "alphas")
+ENDLESS = 2**62  # steps
+PREFETCHED_STEPS = 4
+
+
+def halves(count, train_fraction, split):
+    """Returns the indices of the weight half and of the alpha half, int64 each, disjoint.
+
+    split: "index", the first floor(train_fraction * count) pictures for the weights, as the
+    original does; or "shuffled", the same cut through one fixed permutation.  No search seed has a
+    part in it.  Raises ConfigError when a half is empty.
+    """
+    weight_count = int(train_fraction * count)
+    if not 0 < weight_count < count:
+        raise ConfigError(
+            f"data.train_fraction={train_fraction} of {count} pictures leaves {weight_count} for "
+            f"the weights and {count - weight_count} for the alphas; wanted at least one for each"
+        )
+    if split == "index":
+        indices = np.arange(count)
+    elif split == "shuffled":
+        indices = _shuffled(count, key=(0, len(STREAMS)))
+    else:
+        raise ConfigError(f'data.split="{split}" is unknown; known are index, shuffled')
+    return indices[:weight_count], indices[weight_count:]
+
+
+def permutation(stream, seed, epoch, count):
+    """Returns the order of one pass over `count` examples: int64[count], each number once."""
+    return _shuffled(count, key=(seed, epoch * 256 + STREAMS.index(stream)))
+
+
+def order(stream, seed, step, count, global_batch, permutation=permutation):
+    """Returns the examples of one global batch: int64[global_batch] in 0..count-1.
+
+    stream: "weights" or "alphas".  It is a window on the endless line of passes, each a permutation
+    of its own: batches cross from one pass to the next and every example comes once in each.
+    permutation: how to get a pass, for a caller that keeps some.
+    """
+    at = step * global_batch
+    end = at + global_batch
+    pieces = []
+    while at < end:
+        epoch, first = divmod(at, count)
+        piece = permutation(stream, seed, epoch, count)[first : first + end - at]
+        pieces.append(piece)
+        at += len(piece)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def search_batches(pictures, halves, *, seeds, rows, global_batch, start, threads):
+    """Returns an iterator, without end, of this process's part of the batches of steps start, ...
+
+    pictures: sources.Pictures.  halves: indices of the weight half and of the alpha half.
+    seeds: the S seed numbers that this process holds.  rows: slice of the global batch, n long.
+    threads: that read ahead; 0 reads when asked.
+    An item is {"train": {"image": uint8[S, n, H, W, C], "label": int32[S, n]}, "valid": the same
+    from the alpha half}.  Raises ConfigError when a half has fewer pictures than a global batch.
+    """
+    for stream, half in zip(STREAMS, halves, strict=True):
+        if len(half) < global_batch:
+            raise ConfigError(
+                f"data.global_batch={global_batch} is more than the {len(half)} pictures of the "
+                f"half for the {stream}; use at most {len(half)}, or more pictures"
+            )
+    source = _SearchSource(pictures, halves, seeds, rows, global_batch)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=PREFETCHED_STEPS if threads else 0
+    )
+    return iter(grain.MapDataset.source(source)[start:].to_iter_dataset(options))
+
+
+def evaluation_batches(pictures, indices, *, rows, global_batch):
+    """Yields this process's part of one pass over pictures[indices], in order.
+
+    rows: slice of the global batch, n long.  An item is {"image": uint8[n, H, W, C], "label":
+    int32[n], "mask": bool[n]}.  Over all processes every example comes once with mask true; the
+    last batch is filled up with the first examples again, mask false, so that all processes take
+    equally many steps.  Raises ConfigError when there is nothing to evaluate.
+    """
+    count = len(indices)
+    if not count:
+        raise ConfigError("no pictures to evaluate; wanted at least one")
+    indices = np.asarray(indices)
+    for first in range(0, count, global_batch):
+        places = np.arange(first, first + global_batch)[rows]
+        images, labels = _gather(pictures, indices[places % count])
+        yield {"image": images, "label": labels, "mask": places < count}
+
+
+class _SearchSource:
+    """Random access to whole local batches: record k is step k's, for both streams and all seeds.
+
+    A record for each picture costs twenty times as much, nearly all of it bookkeeping.
+    """
+
+    def __init__(self, pictures, halves, seeds, rows, global_batch):
+        self.pictures = pictures
+        self.halves = [np.asarray(half) for half in halves]
+        self.seeds = tuple(seeds)
+        self.rows = rows
+        self.global_batch = global_batch
+        # For each stream and seed this pass and the next: batches cross, threads run ahead.
+        kept = 2 * len(STREAMS) * len(self.seeds)
+        self.permutation = functools.lru_cache(maxsize=kept)(permutation)
+
+    def __len__(self):
+        return ENDLESS
+
+    def __getitem__(self, index):
+        indices = np.stack(
+            [
+                half[self.block(stream, seed, index, len(half))]
+                for stream, half in zip(STREAMS, self.halves, strict=True)
+                for seed in self.seeds
+            ]
+        )
+        images, labels = _gather(self.pictures, indices)
+        count = len(self.seeds)
+        return {
+            "train": {"image": images[:count], "label": labels[:count]},
+            "valid": {"image": images[count:], "label": labels[count:]},
+        }
+
+    def block(self, stream, seed, step, count):
+        batch = order(stream, seed, step, count, self.global_batch, self.permutation)
+        return batch[self.rows]
+
+
+def _shuffled(count, key):
+    """Returns a permutation of `count` that is the same on every platform and numpy version.
+
+    numpy promises that for the raw words of Philox, not for what its generators make of them.
+    """
+    words = np.random.Philox(key=np.array(key, np.uint64)).random_raw(count)
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+
+
+def _gather(pictures, indices):
+    return pictures.images[indices], pictures.labels[indices]
