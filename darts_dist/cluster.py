@@ -1,0 +1,251 @@
+"""The cluster: starting jax, the mesh, what this process holds, agreeing, being preempted, leaving.
+
+Place: layer 0, and the only module that calls `jax.distributed` or sets jax options. Whether a run
+has one process or many follows from the environment alone; nothing is tried and caught. It knows no
+config and no model. Letters: `S` seeds, `N` global batch.
+"""
+
+import functools
+import hashlib
+import math
+import mmap
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from darts_dist import processes
+from darts_dist.errors import ConfigError
+
+SHUTDOWN_TIMEOUT_S = 15
+CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"  # faster convolutions; see _use_cpu_flag
+
+
+def start(
+    *,
+    platform: str = "",
+    cpu_devices: int = 0,
+    float64: bool = False,
+    debug: bool = False,
+    cache: bool = True,
+    cache_dir: str = "",
+    initialization_timeout_s: int = 60,
+    heartbeat_timeout_s: int = 30,
+) -> None:
+    """Sets jax up for this process and joins the others; call it before a device is touched.
+
+    platform: "cpu", "cuda", "tpu" or "" for what jax finds. cpu_devices: devices that the CPU is
+    split into, 0 for one; JAX_NUM_CPU_DEVICES and --xla_force_host_platform_device_count win.
+    float64: 64-bit types on. debug: stop at the first NaN. cache: keep compiled programs in
+    cache_dir ("": the user's cache folder). Raises ConfigError for a contradictory environment,
+    ClusterError when the coordinator cannot be.
+    """
+    if platform and not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", platform)
+    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
+    if cpu_devices and not forced and not chosen:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    jax.config.update("jax_enable_x64", float64)
+    jax.config.update("jax_debug_nans", debug)
+    _use_cpu_flag()
+    if not jax.distributed.is_initialized():
+        _join(platform, initialization_timeout_s, heartbeat_timeout_s)
+    if cache:
+        _use_cache(cache_dir)
+
+
+def _use_cpu_flag() -> None:
+    """Adds the CPU flag to XLA_FLAGS where this jaxlib knows it; XLA aborts on unknown ones.
+
+    jaxlib has no list of its flags, so the name is looked up in its library's bytes (milliseconds).
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if CPU_FLAG in flags:
+        return
+    library = pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"
+    if not library.exists():
+        return
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        known = data.find(CPU_FLAG.encode()) >= 0
+    if known:
+        os.environ["XLA_FLAGS"] = f"{flags} --{CPU_FLAG}=individual_dot".strip()
+
+
+def _use_cache(folder: str) -> None:
+    """Keeps compiled programs on disk; warns when the folder cannot be written."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = folder or os.path.join(home, "darts_dist", "xla")
+    if "://" not in folder:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            print(f"warning: no compilation cache in {folder}: {error.strerror}", file=sys.stderr)
+            return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _join(platform: str, initialization_timeout_s: int, heartbeat_timeout_s: int) -> None:
+    timeouts: dict[str, Any] = {
+        "initialization_timeout": initialization_timeout_s,
+        "heartbeat_timeout_seconds": heartbeat_timeout_s,
+        "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT_S,
+    }
+    ours = processes.coordinator(os.environ)
+    if ours is not None:
+        address, count, own = ours
+        processes.check_address(address, bind=own == 0)
+        jax.distributed.initialize(
+            address, count, own, cluster_detection_method="deactivate", **timeouts
+        )
+    elif processes.found_by_jax(os.environ, platform):
+        jax.distributed.initialize(**timeouts)
+
+
+def make_mesh(seeds: int, seed_axis: int = 0, data_axis: int = 0) -> Mesh:
+    """Returns the mesh ("seed", "data") over the devices of all processes, process after process.
+
+    seeds: number of seeds of the run. seed_axis, data_axis: sizes of the axes, 0 to choose:
+    gcd(seeds, devices) groups, and all the devices there are. In a single process two given sizes
+    may leave devices over. Raises ConfigError when the sizes do not fit the devices or the seeds.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    count = len(devices)
+    for name, size in (("mesh.seed", seed_axis), ("mesh.data", data_axis)):
+        if size < 0 or (size and count % size and not (seed_axis and data_axis)):
+            raise ConfigError(f"{name}={size} does not divide the {count} devices that there are")
+    asked = seed_axis * data_axis
+    if asked > count or (asked and asked < count and jax.process_count() > 1):
+        raise ConfigError(
+            f"mesh.seed={seed_axis} x mesh.data={data_axis} makes {asked} devices, and there are "
+            f"{count}; set one of them to 0 to have it chosen"
+        )
+    seed_axis = seed_axis or (count // data_axis if data_axis else math.gcd(seeds, count))
+    data_axis = data_axis or count // seed_axis
+    if seeds % seed_axis:
+        raise ConfigError(
+            f"seeds.count={seeds} does not divide over mesh.seed={seed_axis} groups of devices; "
+            f"use a multiple of {seed_axis} seeds, or mesh.seed={math.gcd(seeds, count)}"
+        )
+    grid = np.array(devices[: seed_axis * data_axis]).reshape(seed_axis, data_axis)
+    return Mesh(grid, ("seed", "data"), axis_types=(AxisType.Auto,) * 2)
+
+
+def local_block(mesh: Mesh, seeds: int, global_batch: int) -> tuple[tuple[int, ...], slice]:
+    """Returns what this process holds of an array [S, N, ...] sharded P("seed", "data").
+
+    That is (positions of its seeds, its rows of the global batch); both are contiguous. Raises
+    ConfigError when the sizes do not divide over the mesh, or a process's devices make no block of
+    it.
+    """
+    groups, replicas = mesh.shape["seed"], mesh.shape["data"]
+    if seeds % groups:
+        raise ConfigError(f"seeds.count={seeds} does not divide over mesh.seed={groups}")
+    if global_batch % replicas:
+        raise ConfigError(
+            f"data.global_batch={global_batch} does not divide over {replicas} devices "
+            f"(mesh.data={replicas}); use a multiple of {replicas}"
+        )
+    owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    held = np.argwhere(owners == jax.process_index())
+    low, high = held.min(axis=0), held.max(axis=0) + 1
+    if len(held) != np.prod(high - low):
+        raise ConfigError(
+            f"mesh.seed={groups} x mesh.data={replicas}: the {len(held)} devices of a process make "
+            "no block of this mesh; choose mesh.data so that it divides them, or they it"
+        )
+    seed_span, row_span = seeds // groups, global_batch // replicas
+    positions = range(low[0] * seed_span, high[0] * seed_span)
+    return tuple(positions), slice(int(low[1]) * row_span, int(high[1]) * row_span)
+
+
+def is_main() -> bool:
+    """Returns whether this is process 0: the one that prints and writes what is written once."""
+    return jax.process_index() == 0
+
+
+def check_same(text: str, what: str) -> None:
+    """Compares `text` over all processes; ConfigError on all of them names the odd ones out."""
+    if jax.process_count() == 1:
+        return
+    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    every = np.asarray(multihost_utils.process_allgather(own)).reshape(-1, own.size)
+    odd = [str(process) for process in range(len(every)) if (every[process] != every[0]).any()]
+    if odd:
+        raise ConfigError(
+            f"{what} of process {', '.join(odd)} differs from that of process 0; start every "
+            "process with the same"
+        )
+
+
+class Preemption:
+    """Notices SIGTERM and SIGINT, so that all processes save at one step and leave.
+
+    The first signal asks, a second SIGINT raises KeyboardInterrupt where it strikes. With
+    jax.distributed its preemption service owns SIGTERM and agrees on a step; SIGINT is passed on to
+    it as SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        """Takes the signals over until `close`; from another thread than the main one, none."""
+        self._shared = jax.distributed.is_initialized()
+        self._asked = self._interrupted = False
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in [signal.SIGINT] if self._shared else [signal.SIGINT, signal.SIGTERM]:
+                self._before[number] = signal.signal(number, self._notice)
+
+    def _notice(self, number, frame) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self._asked = True
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        if self._shared:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def requested(self, step: int) -> bool:
+        """Returns whether to save at `step` and leave; every process has to ask at every step."""
+        if self._shared:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def close(self) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def gather(tree):
+    """Returns a copy of a tree of global arrays that every process can fetch, whole.
+
+    It returns before the copy is made, and the originals may be donated after it; `jax.device_get`
+    waits.
+    """
+    leaves = jax.tree.leaves(tree)
+    return _replicate(leaves[0].sharding.mesh)(tree) if leaves else tree
+
+
+@functools.lru_cache
+def _replicate(mesh: Mesh):
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=everywhere)
+
+
+def leave() -> None:
+    """Waits for all processes, SHUTDOWN_TIMEOUT_S at most, and leaves the cluster."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()

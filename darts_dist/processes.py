@@ -1,0 +1,105 @@
+"""Which processes a run has, read from the environment that its launcher made.
+
+Place: layer 0, standard library only; `cluster` joins them. Nothing here starts or contacts
+anything but the coordinator's own port, which is tried because jax would crash on one that is
+taken.
+"""
+
+import glob
+import importlib.util
+import socket
+from collections.abc import Mapping
+
+from darts_dist.errors import ClusterError, ConfigError
+
+OURS = ("DARTS_COORDINATOR", "DARTS_NUM_PROCESSES", "DARTS_PROCESS_ID")
+
+
+def coordinator(environment: Mapping[str, str]) -> tuple[str, int, int] | None:
+    """Returns (address, process count, own number) by the DARTS_ variables, None without.
+
+    Raises ConfigError when some are missing, are no numbers, or contradict each other.
+    """
+    given = {name: environment[name] for name in OURS if environment.get(name)}
+    if not given:
+        return None
+    missing = [name for name in OURS if name not in given]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(given)} is set, but {', '.join(missing)} is not; set all three of "
+            f"{', '.join(OURS)}, or none"
+        )
+    address, *numbers = given.values()
+    for name, number in zip(OURS[1:], numbers, strict=True):
+        if not number.isdecimal():
+            raise ConfigError(f"{name}={number} is not a whole number")
+    count, own = map(int, numbers)
+    if not 0 <= own < count:
+        raise ConfigError(
+            f"DARTS_PROCESS_ID={own} does not fit DARTS_NUM_PROCESSES={count}; "
+            "processes are numbered from 0"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"DARTS_COORDINATOR={address} is not of the form host:port")
+    return address, count, own
+
+
+def found_by_jax(environment: Mapping[str, str], platform: str = "") -> bool:
+    """Returns whether a launcher that jax can read started more than one process.
+
+    SLURM and Open MPI count their processes, a Kubernetes job has to be an indexed one, TPU hosts
+    are listed in TPU_WORKER_HOSTNAMES or, on a bare TPU machine, known to its metadata server.
+    """
+    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    if _number(environment, "SLURM_NTASKS") > 1 and all(name in environment for name in slurm):
+        return True
+    if _number(environment, "OMPI_COMM_WORLD_SIZE") > 1:
+        if "OMPI_MCA_orte_hnp_uri" in environment:
+            return True
+        raise ConfigError(
+            "Open MPI started several processes, and jax finds its coordinator only under Open MPI "
+            f"4; set {', '.join(OURS)} for each of them"
+        )
+    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        if importlib.util.find_spec("kubernetes") is None:
+            raise ConfigError(
+                "this is an indexed Kubernetes job, and the package 'kubernetes' that finds its "
+                "other processes is missing; install it, or set " + ", ".join(OURS)
+            )
+        return True
+    if _number(environment, "MEGASCALE_NUM_SLICES") > 1:
+        return True
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if hosts:
+        return "," in hosts
+    platforms = environment.get("JAX_PLATFORMS") or platform or "tpu"
+    if "tpu" not in platforms or "TPU_SKIP_MDS_QUERY" in environment:
+        return False
+    chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def check_address(address: str, bind: bool) -> None:
+    """Raises ClusterError for what jax would crash on: an unknown host, a port in use."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise ClusterError(f"DARTS_COORDINATOR={address}: the host is unknown: {error}") from error
+    if not bind:
+        return
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ClusterError(
+            f"DARTS_COORDINATOR={address}: process 0 cannot listen on port {port}: "
+            f"{error.strerror}; choose a free port, the same for all processes"
+        ) from error
