@@ -35,7 +35,7 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(py) -m ruff format --check .
 	$(py) -m ruff check .
-	$(py) -m pyright
+	$(py) -m pyright --pythonpath $(py)
 
 bench: $(VENV)/.dev
 	$(py) tools/bench.py kernels
