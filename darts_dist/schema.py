@@ -19,7 +19,6 @@ from msgspec import inspect
 
 from darts_dist.errors import ConfigError
 
-
 WIDTH = 110  # columns of the page of knobs
 
 
