@@ -1,0 +1,1 @@
+"""Networks as flax nnx modules: they know sizes and axis names, nothing of config or mesh."""

@@ -1,0 +1,94 @@
+"""Batch normalisation with explicit state: one-pass moments, unbiased running variance, sync over a mesh axis by option.
+
+Running statistics are values that a module replaces whole (`set_value`); the pure functions of `pure` hand them out.
+With `axis_name` the moments are averaged over that mesh axis (statistics of the whole global batch).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from darts_dist.nets.layout import widen
+
+EPSILON = 1e-5
+MOMENTUM = 0.1
+
+
+def mean_and_variance(moments, axis_name=None):
+    """Returns mean and biased variance from means of values and of squares, averaged over `axis_name` when given."""
+    if axis_name is not None:
+        moments = jax.lax.pmean(moments, axis_name)
+    mean, square = moments
+    variance = square - jnp.square(mean)
+    # Rounding can leave a tiny negative; `where` keeps the gradient of an exact zero, `maximum` would halve it.
+    return mean, jnp.where(variance < 0, jnp.zeros((), variance.dtype), variance)
+
+
+def examples_seen(count, axis_name=None):
+    """Returns over how many values a moment was taken: `count` here, times the size of `axis_name` when given."""
+    return count * jax.lax.axis_size(axis_name) if axis_name is not None else count
+
+
+def unbiased(variance, count):
+    """Returns a variance over `count` values with the factor count / (count - 1)."""
+    return variance * (count / max(count - 1, 1))
+
+
+class RunningStatistics(nnx.Module):
+    """Running mean (0 at first) and variance (1 at first) of any shape; momentum 0.1 in PyTorch's sense."""
+
+    def __init__(self, shape, dtype=jnp.float32):
+        self.mean = nnx.BatchStat(jnp.zeros(shape, dtype))
+        self.var = nnx.BatchStat(jnp.ones(shape, dtype))
+
+    def read(self):
+        """Returns (mean, variance)."""
+        return self.mean.get_value(), self.var.get_value()
+
+    def update(self, mean, variance):
+        """Moves the statistics towards a batch's mean and its unbiased variance."""
+        old_mean, old_var = self.read()
+        self.mean.set_value((1 - MOMENTUM) * old_mean + MOMENTUM * mean.astype(old_mean.dtype))
+        self.var.set_value((1 - MOMENTUM) * old_var + MOMENTUM * variance.astype(old_var.dtype))
+
+
+class BatchNorm(nnx.Module):
+    """Normalises one map (no group axes) over batch and pixels; `affine` adds a scale and a shift a channel."""
+
+    def __init__(
+        self,
+        features,
+        *,
+        layout,
+        affine,
+        keys=None,
+        init="original",
+        axis_name=None,
+        dtype=jnp.float32,
+    ):
+        self.layout, self.affine, self.axis_name = layout, affine, axis_name
+        self.statistics = RunningStatistics((features,), dtype)
+        if affine:
+            scale = (
+                jax.random.uniform(keys(), (features,), dtype)
+                if init == "original"
+                else jnp.ones(features, dtype)
+            )
+            self.scale, self.shift = nnx.Param(scale), nnx.Param(jnp.zeros(features, dtype))
+
+    def __call__(self, x, *, train):
+        layout = self.layout
+        if train:
+            moments = tuple(m[0, 0] for m in layout.moments([layout.stack([x])]))
+            mean, variance = mean_and_variance(moments, self.axis_name)
+            count = x.size // x.shape[layout.channel]
+            self.statistics.update(mean, unbiased(variance, examples_seen(count, self.axis_name)))
+        else:
+            mean, variance = self.statistics.read()
+        factor = jax.lax.rsqrt(variance + EPSILON)
+        if self.affine:
+            factor = factor * self.scale.get_value()
+        shift = -mean * factor
+        if self.affine:
+            shift = shift + self.shift.get_value()
+        return (widen(x) * layout.spread(factor) + layout.spread(shift)).astype(x.dtype)
