@@ -16,8 +16,7 @@ from typing import Any, NoReturn
 from etils import epath
 
 import darts_dist
-from darts_dist import config, processes, schema
-from darts_dist.ending import finish, outcome
+from darts_dist import config, ending, processes, schema
 from darts_dist.errors import ConfigError, InputError
 
 VERBS = {"search": ("darts_dist.search", "search cells by gradient descent, one genotype a seed")}
@@ -50,12 +49,12 @@ class _Parser(argparse.ArgumentParser):
 def entry() -> NoReturn:
     """Runs the command line of this process and ends it; the console script."""
     _use_huge_pages()
-    finish(lambda: main(sys.argv[1:]))
+    ending.finish(lambda: main(sys.argv[1:]))
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code of one command line; nothing is raised, nothing exits."""
-    return outcome(lambda: _dispatch(argv), debug="--debug" in argv)
+    return ending.outcome(lambda: _dispatch(argv), debug="--debug" in argv)
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -66,26 +65,31 @@ def _dispatch(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", default="")
     given = parser.parse_intermixed_args(list(argv))
     if given.version:
-        print(f"darts-dist {darts_dist.__version__}")
-        return 0
+        return _show(f"darts-dist {darts_dist.__version__}")
     verb, *words = given.words or [""]
     if verb and verb not in VERBS:
         hint = schema.nearest(verb, VERBS)
         raise InputError(f"{verb} is not a verb{hint}; there are: {', '.join(VERBS)}")
     if given.help:
-        print(_help(verb))
-        return 0
+        return _show(_help(verb))
     if not verb:
         raise InputError(f"no verb; {USAGE}; darts-dist --help tells more")
     resolved = _resolve(words, given.debug)
     if given.print:
-        print(config.dump(resolved), end="")
-        return 0
+        return _show(config.dump(resolved).strip())
     workdir = _open_workdir(given.workdir, resolved.name)
     module = VERBS[verb][0]
-    return outcome(
+    return ending.outcome(
         lambda: _run(module, resolved, workdir, given), workdir=workdir, debug=given.debug
     )
+
+
+def _show(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has read what it wanted
+        return 0
+    return 0
 
 
 def _run(module: str, resolved: config.Config, workdir: str, given: argparse.Namespace) -> int:
@@ -133,10 +137,11 @@ def _open_workdir(asked: str, name: str) -> str:
     workdir = asked or _new_name(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--workdir {workdir} is a file; wanted a folder") from None
-    except PermissionError:
-        raise InputError(f"--workdir {workdir} may not be written; choose another") from None
+    except OSError as error:
+        if ending.classify(error):
+            raise
+        reason = f"cannot be a folder: {error.strerror}; choose another"
+        raise InputError(f"--workdir {workdir} {reason}") from None
     return workdir
 
 

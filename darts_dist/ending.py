@@ -80,6 +80,8 @@ def classify(error: BaseException) -> DartsError | None:
         return error
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted; start again with the same --workdir and it resumes")
+    if isinstance(error, BrokenPipeError):
+        return Interrupted("nobody reads the output any more; start again and it resumes")
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:

@@ -78,8 +78,8 @@ def test_version_is_told(capsys):
         (["search", "configs/tiny.toml", "x"], "x is neither the config file"),
         (["search", "--wrkdir", "x"], "unrecognized arguments: --wrkdir"),
         (["search", "--workdir"], "expected one argument"),
-        (["search", "--workdir", "pyproject.toml"], "is a file; wanted a folder"),
-        (["search", "--workdir", "pyproject.toml/run"], "is a file; wanted a folder"),
+        (["search", "--workdir", "pyproject.toml"], "cannot be a folder: File exists"),
+        (["search", "--workdir", "pyproject.toml/run"], "cannot be a folder: Not a directory"),
     ],
 )
 def test_a_bad_command_line_is_one_line_and_code_2(words, message, capsys):
@@ -150,6 +150,7 @@ FULL = (
         (fail(ValueError(FULL)), 5),
         (fail(Interrupted("saved at step 4")), 75),
         (fail(KeyboardInterrupt()), 75),
+        (fail(BrokenPipeError(errno.EPIPE, "Broken pipe")), 75),
         (fail(SystemExit(7)), 7),
         (fail(SystemExit()), 0),
     ],
@@ -218,6 +219,19 @@ def test_the_module_is_the_console_script():
     assert done.stderr == "darts-dist: error: seeds.count = 0; wanted whole number >= 1\n"
 
 
+def test_a_page_may_be_cut_short_by_its_reader():
+    code = (
+        "import sys, time; from darts_dist import cli, ending\n"
+        "sys.stdin.read(); ending.finish(lambda: cli.main(['search', '--help']))"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 RESULT = {
     "status": "completed",
     "seeds": [
@@ -252,5 +266,32 @@ def test_the_summary_tells_cells_scores_the_best_and_the_place():
     ]
 
 
-def test_the_result_goes_through_json():
-    assert json.loads(json.dumps(RESULT)) == RESULT
+@pytest.fixture
+def verb(tmp_path, monkeypatch):
+    """A verb of its own, `count`, whose module lies in a folder and divides by seeds.first."""
+    (tmp_path / "verb_for_a_test.py").write_text(
+        "def run(config, workdir, debug):\n"
+        "    print('working')\n"
+        "    return {'seeds': [], 'debug': debug, 'share': 1 / config.seeds.first}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.VERBS, "count", ("verb_for_a_test", "counts"))
+    return "count"
+
+
+def test_json_is_the_last_line_and_says_where_the_run_is(verb, tmp_path, capsys):
+    workdir = str(tmp_path / "deep" / "run")
+    assert cli.main([verb, "seeds.first=4", "--json", "--workdir", workdir]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == {"seeds": [], "debug": False, "share": 0.25, "workdir": workdir}
+
+
+def test_without_json_a_summary_is_printed(verb, tmp_path, capsys):
+    assert cli.main([verb, "seeds.first=4", "--workdir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"working\nrun: {tmp_path}\n"
+
+
+def test_a_verb_that_breaks_leaves_its_traceback_in_its_run(verb, tmp_path, capsys):
+    assert cli.main([verb, "seeds.first=0", "--workdir", str(tmp_path)]) == 1
+    assert str(tmp_path / "log.txt") in one_line_error(capsys)
+    assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     0: "config ending errors genotype cluster hlo knobs processes schema",
     1: "spaces nets data",
-    2: "methods checkpoint metrics optim data.pipeline interop picture",
+    2: "methods checkpoint packing metrics optim data.pipeline interop picture",
     3: "loop steps",
     4: "cli search select train evaluate plan __init__ __main__",
 }
