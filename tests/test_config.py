@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from darts_dist import config, schema
+from darts_dist.data.sources import SOURCES
 from darts_dist.errors import ConfigError
+from darts_dist.nets.ops import OPS
 
 TINY = "configs/tiny.toml"
 
@@ -199,6 +201,12 @@ def test_every_knob_has_a_meaning_and_stands_in_the_help():
 def test_every_knob_can_be_set_to_its_default_from_the_command_line():
     for key, knob in schema.knobs(config.Config).items():
         config.load(None, [f"{key}={schema.literal(knob.default)}"])
+
+
+def test_the_names_that_a_config_takes_are_those_of_the_registries():
+    choices = {key: set(knob.choices) for key, knob in schema.knobs(config.Config).items()}
+    assert choices["data.kind"] == set(SOURCES)
+    assert choices["space.operations"] <= set(OPS)
 
 
 def test_defaults_keep_their_own_ranges():
