@@ -1,0 +1,257 @@
+"""Numbers on their way to people: TensorBoard, genotypes.jsonl, alphas.npz, the log, the progress.
+
+Place: layer 2, and the only module that imports tensorboardX. It writes what it is given, on
+process 0 only, and computes nothing. No file is appended to or renamed where the run folder is not
+local. Whatever cannot be written is a StorageError. Letters: `S` seeds, `E` edges of a cell, `K`
+operations.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.summary import scalar
+from tqdm import tqdm
+
+from darts_dist.errors import StorageError
+
+LINE_EVERY_S = 10  # seconds between two lines of progress where there is no terminal
+REMOTE_LOG_EVERY_S = 30  # seconds between two writings of a log that is not on a local disk
+
+
+class Recorder:
+    """Records one run in its folder; on processes other than the main one it does nothing."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        main: bool,
+        seeds: Sequence[int],
+        total_steps: int,
+        tensorboard: bool = True,
+    ) -> None:
+        """Opens the folder, which is made when it is not there.
+
+        seeds: their numbers, in the order of the arrays. total_steps: where the progress ends.
+        """
+        self._folder, self._main = epath.Path(workdir), main
+        self._seeds, self._total = tuple(seeds), total_steps
+        self._tensorboard = tensorboard and main
+        self._writers: dict[int, EventsWriter] = {}
+        self._from_step = 0  # a viewer leaves out what earlier files have from this step on
+        self._lines: list[dict[str, Any]] = []
+        self._alphas: dict[int, dict[str, np.ndarray]] = {}  # by epoch
+        self._bar, self._said_s = None, 0.0
+        self._log = _Log(self._folder / "log.txt") if main else None
+
+    def scalars(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        """Writes values by tag into the TensorBoard run of a seed, tensorboard/seed-N."""
+        if not self._tensorboard:
+            return
+        with storage(self._folder):
+            writer = self._writers.get(seed) or self._open(seed)
+            for tag, value in values.items():
+                writer.write_event(
+                    Event(wall_time=time.time(), step=step, summary=scalar(tag, value))
+                )
+            writer.flush()
+
+    def progress(self, step: int, text: str) -> None:
+        """Shows how far the run is: a bar on a terminal, elsewhere a line every LINE_EVERY_S."""
+        if not self._main:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=self._total, initial=step, unit="step", dynamic_ncols=True)
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._said_s >= LINE_EVERY_S or step == self._total:
+            self._said_s = time.monotonic()
+            self.message(f"step {step}/{self._total}  {text}")
+
+    def message(self, text: str) -> None:
+        """Writes a line to stdout and to log.txt."""
+        if self._log is None:
+            return
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text, file=sys.stdout)
+        self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def epoch(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines, one for each seed, to genotypes.jsonl; each has "epoch" and "step"."""
+        if self._main:
+            self._lines += [dict(line) for line in lines]
+            self._write_lines()
+
+    def alphas(self, epoch: int, values: Mapping[str, Any]) -> None:
+        """Adds the alphas [S, E, K] of an epoch, by cell, to alphas.npz; drops later epochs.
+
+        The file has an array [epochs, S, E, K] for each cell, and "epochs" and "seeds".
+        """
+        if self._main:
+            self._alphas = {number: old for number, old in self._alphas.items() if number < epoch}
+            self._alphas[epoch] = {cell: np.asarray(value) for cell, value in values.items()}
+            self._write_alphas()
+
+    def drop_after(self, step: int) -> None:
+        """Takes up what an interrupted run left, and drops what it wrote after `step`."""
+        if not self._main:
+            return
+        self._from_step = step + 1
+        with storage(self._folder):
+            before = _read_lines(self._folder / "genotypes.jsonl")
+            self._alphas = _read_alphas(self._folder / "alphas.npz")
+        self._lines = [line for line in before if line["step"] <= step]
+        first = min((line["epoch"] for line in before if line["step"] > step), default=None)
+        if first is not None:
+            self._write_lines()
+            self._alphas = {epoch: old for epoch, old in self._alphas.items() if epoch < first}
+            self._write_alphas()
+
+    def close(self) -> None:
+        """Writes out and closes everything."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        with storage(self._folder):
+            for writer in self._writers.values():
+                writer.close()
+        self._writers = {}
+        if self._log is not None:
+            self._log.flush()
+
+    def _open(self, seed: int) -> EventsWriter:
+        """Returns a new event file of a seed, without tensorboardX's thread: errors show here."""
+        folder = self._folder / "tensorboard" / f"seed-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = EventsWriter(os.fspath(folder / "events"), f".{os.getpid()}")
+        if self._from_step:
+            start = SessionLog(status=SessionLog.SessionStatus.START)
+            writer.write_event(
+                Event(wall_time=time.time(), step=self._from_step, session_log=start)
+            )
+        self._writers[seed] = writer
+        return writer
+
+    def _write_lines(self) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in self._lines)
+        write_whole(self._folder / "genotypes.jsonl", text)
+
+    def _write_alphas(self) -> None:
+        epochs = sorted(self._alphas)
+        cells = {cell for epoch in epochs for cell in self._alphas[epoch]}
+        arrays: dict[str, Any] = {
+            cell: np.stack([self._alphas[epoch][cell] for epoch in epochs])
+            for cell in sorted(cells)
+        }
+        content = io.BytesIO()
+        np.savez(content, epochs=np.array(epochs), seeds=np.array(self._seeds), **arrays)
+        write_whole(self._folder / "alphas.npz", content.getvalue())
+
+
+class _Log:
+    """A text file that grows: appended to on a local disk, elsewhere written whole now and then."""
+
+    def __init__(self, path: epath.Path) -> None:
+        self._path = path
+        self._whole: list[str] | None = None
+        self._written_s = 0.0
+        with storage(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not _is_local(path):
+                self._whole = [path.read_text()] if path.exists() else []
+
+    def add(self, text: str) -> None:
+        if self._whole is None:
+            with storage(self._path), open(self._path, "a", encoding="utf-8") as file:
+                file.write(text)
+            return
+        self._whole.append(text)
+        if time.monotonic() - self._written_s >= REMOTE_LOG_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._whole is not None:
+            self._written_s = time.monotonic()
+            write_whole(self._path, "".join(self._whole))
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8; on a local disk whole or not at all. StorageError."""
+    path = epath.Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_local(path):
+            path.write_bytes(data)
+            return
+        new = f"{os.fspath(path)}.{os.getpid()}.new"
+        try:
+            with open(new, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.remove(new)
+            raise
+
+
+@contextlib.contextmanager
+def storage(path: str | os.PathLike):
+    """Turns an OSError inside into a StorageError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{os.fspath(path)} cannot be written or read: {reason}") from error
+
+
+def _is_local(path: os.PathLike) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of genotypes.jsonl up to the first that is not whole."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+            lines.append({"epoch": line["epoch"], "step": line["step"], **line})
+        except (ValueError, KeyError, TypeError):
+            break
+    return lines
+
+
+def _read_alphas(path: epath.Path) -> dict[int, dict[str, np.ndarray]]:
+    """Returns the alphas of alphas.npz by epoch and cell; nothing when the file is not whole."""
+    if not path.exists():
+        return {}
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+    epochs = arrays.pop("epochs", np.array([], int))
+    arrays.pop("seeds", None)
+    return {
+        int(epoch): {cell: values[place] for cell, values in arrays.items()}
+        for place, epoch in enumerate(epochs)
+    }
