@@ -27,8 +27,13 @@ from jax.experimental import multihost_utils
 from darts_dist import cluster, packing
 from darts_dist.errors import CheckpointError, StorageError
 
+TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of an unfinished step
 AGREED_STEPS = 16  # newest steps that processes compare
 LOST = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EACCES}
+PLAIN = re.compile(
+    r"No space left on device|Read-only file system|Permission denied|Stale file handle"
+)
+REMEDY = "what was there is kept, and a new start resumes from it"
 LOST_TEXT = re.compile(
     r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|No space left|Read-only file"
 )
@@ -49,7 +54,7 @@ class Checkpoints:
         warn: gets a line on each checkpoint that cannot be used; the default is stderr of process
         0.
         """
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every phase of a save
+        _quiet()
         text = os.fspath(folder)
         self._folder = epath.Path(text if "://" in text else os.path.abspath(text))
         self._keep = keep
@@ -143,11 +148,13 @@ class Checkpoints:
         return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
 
     def _remove(self, unwanted: Callable[[int], bool]) -> None:
+        """Removes the unwanted steps and what a killed save left; no save may be under way."""
         with _storage_errors(self._folder):
-            if cluster.is_main():
-                for step in self._folders():
-                    if unwanted(step):
-                        (self._folder / str(step)).rmtree()
+            if cluster.is_main() and self._folder.exists():
+                for path in self._folder.iterdir():
+                    step = int(path.name) if path.name.isdecimal() else None
+                    if TEMPORARY in path.name or (step is not None and unwanted(step)):
+                        path.rmtree()
 
     def _read(self, step: int, like: Any, check) -> tuple[Any, dict[str, Any], int]:
         folder = self._folder / str(step)
@@ -236,6 +243,26 @@ def _everywhere(fact: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array([fact]))))
 
 
+def _quiet() -> None:
+    """Silences what orbax says beside the errors that it raises.
+
+    Its log has every phase of a save and each failure as several tracebacks; array reads and writes
+    that are under way when another fails end in a closed event loop, which Python reports as
+    unraisable.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if getattr(sys.unraisablehook, "__name__", "") == "_unraisable":
+        return
+    before = sys.unraisablehook
+
+    def _unraisable(found) -> None:
+        if "Event loop is closed" not in str(found.exc_value):
+            before(found)
+
+    sys.unraisablehook = _unraisable
+
+
 def _warn(text: str) -> None:
     if cluster.is_main():
         print(f"warning: {text}", file=sys.stderr)
@@ -255,9 +282,12 @@ def _unusable(folder: epath.Path):
 
 @contextlib.contextmanager
 def _storage_errors(folder: epath.Path):
+    """Turns what a full, read-only or vanished disk raises into a StorageError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror or error}; {REMEDY}") from error
+    except (ValueError, RuntimeError) as error:
         _raise_if_lost(error, folder)
         raise
 
@@ -265,7 +295,6 @@ def _storage_errors(folder: epath.Path):
 def _raise_if_lost(error: Exception, folder: epath.Path) -> None:
     number = error.errno if isinstance(error, OSError) else None
     if number in LOST or LOST_TEXT.search(str(error)):
-        reason = os.strerror(number) if number else str(error).splitlines()[0][:200]
-        raise StorageError(
-            f"{folder}: {reason}; what was there is kept; start again when there is room"
-        ) from error
+        phrase = PLAIN.search(str(error))
+        reason = os.strerror(number) if number else (phrase or [str(error).splitlines()[0]])[0]
+        raise StorageError(f"{folder}: {reason}; {REMEDY}") from error

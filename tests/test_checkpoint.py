@@ -126,6 +126,7 @@ def test_empty_and_unfinished_folders_are_never_chosen(saved, mesh, tmp_path, wa
     saved.save(6, state(mesh, shift=9), {})
     saved.wait()
     assert saved.steps() == [2, 4, 6]
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4", "6"]
 
 
 def chunk(folder):
@@ -212,7 +213,7 @@ def test_the_config_is_checked_before_the_leaves(saved, mesh):
     [
         (OSError(28, "No space left on device"), "No space left"),
         (OSError(30, "Read-only file system"), "Read-only"),
-        (ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device"), "EXHAUSTED"),
+        (ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device"), "No space left"),
     ],
 )
 def test_lost_storage_is_told_apart(saved, mesh, monkeypatch, error, said):
