@@ -39,7 +39,7 @@ LOST_TEXT = re.compile(
 )
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """A checkpoint that was complete and cannot be trusted."""
 
 
@@ -54,7 +54,7 @@ class Checkpoints:
         warn: gets a line on each checkpoint that cannot be used; the default is stderr of process
         0.
         """
-        _quiet()
+        quiet()
         text = os.fspath(folder)
         self._folder = epath.Path(text if "://" in text else os.path.abspath(text))
         self._keep = keep
@@ -108,7 +108,7 @@ class Checkpoints:
             found, problem = None, ""
             try:
                 found = self._read(step, like, check)
-            except _Unusable as error:
+            except Unusable as error:
                 problem = str(error)
             if _everywhere(found is not None):
                 self._remove(lambda other, taken=step: other > taken)
@@ -164,9 +164,7 @@ class Checkpoints:
         leaves, layout, _ = packing.describe(like)
         _compare(record["layout"], layout, folder)
         packed = read_arrays(folder, layout)
-        bad = packing.broken_rows(packed)
-        if bad:
-            raise _Unusable(f"the checksum differs for {', '.join(bad)}")
+        verify(packed)
         state = packing.unpack(packed, layout, leaves)
         return jax.tree.unflatten(jax.tree.structure(like), state), record["meta"], record["step"]
 
@@ -183,7 +181,7 @@ def read_record(folder: epath.Path) -> dict[str, Any]:
         tree = json.loads((folder / "meta" / "metadata").read_text())
         record = tree["record"]
         if tree[packing.CRC] != _record_sum(record):
-            raise _Unusable("the checksum of its description differs")
+            raise Unusable("the checksum of its description differs")
         record["layout"] = tuple(
             packing.Leaf(name, dtype, tuple(shape), *rest)
             for name, dtype, shape, *rest in record["layout"]
@@ -212,8 +210,15 @@ def read_arrays(folder: epath.Path, layout: tuple[packing.Leaf, ...]) -> dict[st
             )
             packed[name] = reader.restore(folder / "state", args=args)[name]
             if packed[name].shape != shape:
-                raise _Unusable(f"{name} has the shape {packed[name].shape}, wanted {shape}")
+                raise Unusable(f"{name} has the shape {packed[name].shape}, wanted {shape}")
     return packed
+
+
+def verify(packed: dict[str, np.ndarray]) -> None:
+    """Raises Unusable that names the rows whose checksum differs."""
+    bad = packing.broken_rows(packed)
+    if bad:
+        raise Unusable(f"the checksum differs for {', '.join(bad)}")
 
 
 def _compare(
@@ -243,7 +248,7 @@ def _everywhere(fact: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array([fact]))))
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silences what orbax says beside the errors that it raises.
 
     Its log has every phase of a save and each failure as several tracebacks; array reads and writes
@@ -270,14 +275,14 @@ def _warn(text: str) -> None:
 
 @contextlib.contextmanager
 def _unusable(folder: epath.Path):
-    """Turns whatever reading a broken checkpoint raises into _Unusable, lost storage apart."""
+    """Turns whatever reading a broken checkpoint raises into Unusable, lost storage apart."""
     try:
         yield
-    except _Unusable:
+    except Unusable:
         raise
     except Exception as error:
         _raise_if_lost(error, folder)
-        raise _Unusable(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+        raise Unusable(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ def test_a_flipped_bit_anywhere_never_comes_back_as_a_value(tmp_path, mesh, warn
             path.write_bytes(changed)
             try:
                 found, _, _ = checkpoints._read(2, wanted, None)
-            except checkpoint._Unusable:
+            except checkpoint.Unusable:
                 pass
             else:
                 assert bits(found) == good[2], path
