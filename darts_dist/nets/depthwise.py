@@ -132,8 +132,8 @@ def _primitive(name, impl, shape, second_is_filter=True):
     """A bilinear primitive with the lowering of `impl`; `shape(a, b, **sizes)` gives its result's shape."""
     primitive = Primitive(name)
 
-    def evaluate(a, b, **sizes):
-        return jax.jit(functools.partial(impl, **sizes))(a, b)
+    # One function for all calls outside of jit, so that it compiles once a shape.
+    evaluate = jax.jit(impl, static_argnames=("k", "stride", "dilation", "height", "width"))
 
     def abstract(a, b, **sizes):
         out = shape(a.shape, b.shape, **sizes)
