@@ -137,7 +137,9 @@ class MixedEdges(nnx.Module):
         )
         if reduction and "skip_connect" in operations:
             self.skip = _EdgeReduce(self.levels[0].stop, channels, keys=keys, dtype=dtype)
-        self.statistics = RunningStatistics((edges, len(norm_rows(operations)), channels), dtype)
+        if norm_rows(operations):
+            shape = (edges, len(norm_rows(operations)), channels)
+            self.statistics = RunningStatistics(shape, dtype)
 
     def __call__(self, inputs, p, *, train):
         """Returns the node states, oldest first.
@@ -166,7 +168,9 @@ class MixedEdges(nnx.Module):
         outer = level.start == 0
         stride = 2 if self.reduction and outer else 1
         reduces = outer and hasattr(self, "skip")
-        running = [level.rows(v) for v in self.statistics.read()]
+        running = [jnp.zeros((S, T, 0, h.shape[layout.channel]), p.dtype)] * 2
+        if hasattr(self, "statistics"):
+            running = [level.rows(v) for v in self.statistics.read()]
         inner, final = zip(*(jnp.split(v, [len(self.sep)], 2) for v in running), strict=True)
         active = jax.nn.relu(h)
         names, raw, seen = [], [], []
@@ -259,6 +263,8 @@ class MixedEdges(nnx.Module):
             own, final = zip(*(jnp.split(v, [1], 2) for v in final), strict=True)
             seen = [[*inner, final], *seen[1:]]
             self.skip.statistics.update(*(v.reshape(-1, v.shape[-1]) for v in own))
+        if not hasattr(self, "statistics"):
+            return
         rows = []
         for which in (0, 1):
             whole = [jnp.concatenate([pair[which] for pair in pairs], 2) for pairs in seen]
