@@ -39,7 +39,7 @@ def describe(tree: Any) -> tuple[list, tuple[Leaf, ...], Mesh]:
     """Returns the leaves, how they are packed, and the mesh that they are on."""
     layout, widths = [], {}
     for path, leaf in jax.tree.leaves_with_path(tree):
-        raw = jax.eval_shape(_raw, leaf)
+        raw = _raw_like(leaf)
         row, size = str(raw.dtype), math.prod(raw.shape[1:])
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         layout.append(Leaf(name, str(leaf.dtype), leaf.shape, row, widths.get(row, 0), size))
@@ -56,6 +56,11 @@ def by_seed(mesh: Mesh) -> NamedSharding:
 def _raw(leaf):
     """Returns a leaf as numbers: the words of a random key, anything else as it is."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _raw_like(leaf):
+    """Returns something with the shape and dtype of `_raw(leaf)`; a trace for each leaf is slow."""
+    return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
 
 
 def _is_key(leaf) -> bool:
@@ -87,7 +92,7 @@ def unpack(packed: dict[str, np.ndarray], layout: tuple[Leaf, ...], like: list) 
     leaves = []
     for place, wanted in zip(layout, like, strict=True):
         flat = packed[place.row][:, place.offset : place.offset + place.size]
-        values = flat.reshape(jax.eval_shape(_raw, wanted).shape)
+        values = flat.reshape(_raw_like(wanted).shape)
         leaf = jax.make_array_from_callback(
             values.shape, wanted.sharding, lambda index, values=values: values[index]
         )
