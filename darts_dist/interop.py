@@ -111,10 +111,16 @@ def _join(rows: dict[tuple, np.ndarray]) -> np.ndarray:
 
 
 def search_from_torch(
-    state: Mapping[str, np.ndarray], *, nodes: int, operations: Sequence[str], layers: int
+    state: Mapping[str, np.ndarray],
+    *,
+    nodes: int,
+    operations: Sequence[str],
+    layers: int,
+    statistics: bool = True,
 ) -> tuple[Tree, Tree]:
     """Returns (params, stats) of `nets.supernet.Supernet` from the original's search network.
 
+    statistics: False where `state` has no running statistics (momentum buffers); stats is then {}.
     Width, image channels and classes follow from the stem and the classifier.  Raises
     CheckpointError (`from_torch`).
     """
@@ -131,7 +137,7 @@ def search_from_torch(
         "classes": state["classifier.weight"].shape[0],
     }
     entries = search_entries(**sizes, nodes=nodes, operations=operations, layers=layers)
-    return from_torch(state, entries)
+    return from_torch(state, (e for e in entries if statistics or e.tree == PARAMS))
 
 
 def search_to_torch(
