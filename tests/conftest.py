@@ -11,7 +11,7 @@ import pytest
 
 from darts_dist import cluster
 
-cluster._use_cpu_flag()
+cluster.use_cpu_flags()
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -11,12 +11,12 @@ Letters: G groups, M filters on one group's map, C channels, H W pixels, N batch
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
+
+from darts_dist.nets.primitives import alike, primitive
 
 WHOLE_MAP = 8
 
@@ -30,20 +30,10 @@ def depthwise(x, w, *, stride, dilation):
     height, width = x.shape[-3:-1]
     if max(height, width) <= WHOLE_MAP:
         return _whole_map(x, w, stride, dilation)
-    x, w = _alike(x, w)
+    x, w = alike(x, w)
     return _output.bind(
         x, w, k=w.shape[2], stride=stride, dilation=dilation, height=height, width=width
     )
-
-
-def _alike(*arrays):
-    """The arrays, each varying over every mesh axis that one of them varies over (as jax does for its own)."""
-    axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-    every = frozenset().union(*axes)
-    return [
-        lax.pcast(x, tuple(every - own), to="varying") if every - own else x
-        for x, own in zip(arrays, axes, strict=True)
-    ]
 
 
 def _hits(k, size, stride, dilation):
@@ -108,59 +98,45 @@ def _picture_impl(g, w, *, k, stride, dilation, height, width):
         at = functools.partial(lax.dynamic_index_in_dim, index=m, axis=1, keepdims=False)
         return total + _taps(at(padded), at(w), 1, dilation, height, width)
 
-    start = _taps(padded[:, 0], w[:, 0], 1, dilation, height, width)
-    return lax.fori_loop(1, w.shape[1], body, start)
+    start = jnp.zeros_like(
+        padded, shape=(*padded.shape[:1], padded.shape[2], height, width, padded.shape[-1])
+    )
+    return lax.fori_loop(0, w.shape[1], body, start)
 
 
 def _filter_impl(x, g, *, k, stride, dilation, height, width):
-    """Cotangent of the filter, f[G, M, k, k, C]: one matrix product of rows for each column of taps."""
+    """Cotangent of the filter, f[G, M, k, k, C]: all pairs of rows for each column of taps, as one matrix product."""
     G, M, C, Ho, Wo, N = g.shape
     pad = dilation * (k // 2)
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 3 + [(pad, pad, 0), (0, 0, 0)])
+    span = (Wo - 1) * stride + 1
+    columns = [padded[..., j * dilation : j * dilation + span : stride, :] for j in range(k)]
+    right = jnp.concatenate(columns, 2).reshape(G, C, k * height, Wo * N)
     left = jnp.swapaxes(g, 1, 2).reshape(G, C, M * Ho, Wo * N)
-    products = []
-    for j in range(k):
-        columns = slice(j * dilation, j * dilation + (Wo - 1) * stride + 1, stride)
-        right = padded[..., columns, :].reshape(G, C, height, Wo * N)
-        products.append(lax.dot_general(left, right, (((3,), (3,)), ((0, 1), (0, 1)))))
-    stacked = jnp.stack(products).reshape(k, G, C, M, Ho, height)
+    products = lax.dot_general(left, right, (((3,), (3,)), ((0, 1), (0, 1))))
     hits = jnp.asarray(_hits(k, height, stride, dilation), x.dtype)  # [k, Ho, H]
-    return jnp.einsum("jgcmah,iah->gmijc", stacked, hits)
+    return jnp.einsum("gcmajh,iah->gmijc", products.reshape(G, C, M, Ho, k, height), hits)
 
 
 def _primitive(name, impl, shape, second_is_filter=True):
-    """A bilinear primitive with the lowering of `impl`; `shape(a, b, **sizes)` gives its result's shape."""
-    primitive = Primitive(name)
+    made = primitive(name, impl, shape)
 
-    # One function for all calls outside of jit, so that it compiles once a shape.
-    evaluate = jax.jit(impl, static_argnames=("k", "stride", "dilation", "height", "width"))
-
-    def abstract(a, b, **sizes):
-        out = shape(a.shape, b.shape, **sizes)
-        sharding = jax.NamedSharding(a.sharding.mesh, jax.P(*[None] * len(out)))
-        return jax.core.ShapedArray(
-            out, a.dtype, sharding=sharding, manual_axis_type=a.manual_axis_type
-        )
-
-    def batch(arguments, axes, **sizes):
+    def batch(arrays, axes, **sizes):
         """Batched maps with shared filters join the batch axis N; all else joins the groups G."""
         if second_is_filter and axes[1] is None:
-            x = jnp.moveaxis(arguments[0], axes[0], -2)
-            out = primitive.bind(x.reshape((*x.shape[:-2], -1)), arguments[1], **sizes)
+            x = jnp.moveaxis(arrays[0], axes[0], -2)
+            out = made.bind(x.reshape((*x.shape[:-2], -1)), arrays[1], **sizes)
             return out.reshape((*out.shape[:-1], *x.shape[-2:])), out.ndim - 1
-        size = next(x.shape[a] for x, a in zip(arguments, axes, strict=True) if a is not None)
+        size = next(x.shape[a] for x, a in zip(arrays, axes, strict=True) if a is not None)
         joined = [
             jnp.moveaxis(x, a, 0) if a is not None else jnp.broadcast_to(x[None], (size, *x.shape))
-            for x, a in zip(arguments, axes, strict=True)
+            for x, a in zip(arrays, axes, strict=True)
         ]
-        out = primitive.bind(*(x.reshape((-1, *x.shape[2:])) for x in joined), **sizes)
+        out = made.bind(*(x.reshape((-1, *x.shape[2:])) for x in joined), **sizes)
         return out.reshape((size, -1, *out.shape[1:])), 0
 
-    primitive.def_impl(evaluate)
-    primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=False))
-    return primitive
+    batching.primitive_batchers[made] = batch
+    return made
 
 
 def _output_shape(x, w, *, k, stride, dilation, height, width):

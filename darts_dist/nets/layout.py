@@ -279,9 +279,13 @@ def pixels(x, layout):
 
 def max_pool(x, layout, stride):
     """Returns the 3x3 max pool of a map (`pools.max_pool`)."""
-    return pools.max_pool(x, tuple(axis % x.ndim for axis in layout.space), stride)
+    return pools.max_pool(x, _from_end(x, layout), stride)
 
 
 def avg_pool(x, layout, stride):
     """Returns the 3x3 average pool of a map (`pools.avg_pool`)."""
-    return pools.avg_pool(x, tuple(axis % x.ndim for axis in layout.space), stride)
+    return pools.avg_pool(x, _from_end(x, layout), stride)
+
+
+def _from_end(x, layout):
+    return tuple(axis % x.ndim - x.ndim for axis in layout.space)

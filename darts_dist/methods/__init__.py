@@ -1,0 +1,19 @@
+"""How architectures are searched: parts, each a pure function, and papers as rows that combine them."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One combination of parts, by their names."""
+
+    hypergradient: str
+    relaxation: str = "softmax"
+
+
+# DARTS, arXiv 1806.09055: first order; second order with the exact derivative; second order as its code takes it.
+PRESETS = {
+    "darts_first": Method(hypergradient="first"),
+    "darts_second": Method(hypergradient="exact"),
+    "darts_original": Method(hypergradient="finite_difference"),
+}

@@ -1,0 +1,87 @@
+"""Primitives with transposes of our own: what plain autodiff would turn into one kernel for each shifted view.
+
+jax transposes a slice into a pad, and XLA on CPU gives every pad a kernel.  A linear operation whose transpose is written
+as slices too stays one kernel in every order of derivative.  (custom_vjp would block the forward derivative.)
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+def alike(*arrays):
+    """Returns the arrays, each varying over every mesh axis that one of them varies over (as jax does for its own)."""
+    axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    every = frozenset().union(*axes)
+    return [
+        lax.pcast(x, tuple(every - own), to="varying") if every - own else x
+        for x, own in zip(arrays, axes, strict=True)
+    ]
+
+
+def primitive(name, impl, shape):
+    """Returns a primitive computed by `impl(*arrays, **sizes)`; `shape(*shapes, **sizes)` is its result's shape.
+
+    The result has the first array's dtype and varies over the mesh axes that the arrays (made `alike`) vary over.
+    """
+    made = Primitive(name)
+
+    def evaluate(*arrays, **sizes):
+        return jax.jit(functools.partial(impl, **sizes))(*arrays)
+
+    def abstract(first, *rest, **sizes):
+        out = shape(first.shape, *(x.shape for x in rest), **sizes)
+        sharding = jax.NamedSharding(first.sharding.mesh, jax.P(*[None] * len(out)))
+        mat = first.manual_axis_type
+        return jax.core.ShapedArray(out, first.dtype, sharding=sharding, manual_axis_type=mat)
+
+    made.def_impl(evaluate)
+    made.def_abstract_eval(abstract)
+    mlir.register_lowering(made, mlir.lower_fun(impl, multiple_results=False))
+    return made
+
+
+def linear_pair(name, impl, shape, transposed_impl, transposed_shape):
+    """Returns two primitives, each the transpose of the other: linear in the first array, the rest constants.
+
+    Their axes must be counted from the end, so that batched arrays can simply have one axis more in front.
+    """
+    one, other = (
+        primitive(name, impl, shape),
+        primitive(f"{name}_t", transposed_impl, transposed_shape),
+    )
+    for made, back in ((one, other), (other, one)):
+        _make_linear(made, back)
+    return one, other
+
+
+def _make_linear(made, back):
+    def jvp(primals, tangents, **sizes):
+        t = tangents[0]
+        out = made.bind(*primals, **sizes)
+        if isinstance(t, ad.Zero):
+            return out, ad.Zero.from_primal_value(out)
+        return out, made.bind(t, *primals[1:], **sizes)
+
+    def transpose(cotangent, x, *constants, **sizes):
+        zero = isinstance(cotangent, ad.Zero)
+        return [
+            None if zero else back.bind(cotangent, *constants, **sizes),
+            *[None] * len(constants),
+        ]
+
+    def batch(arrays, axes, **sizes):
+        size = next(x.shape[a] for x, a in zip(arrays, axes, strict=True) if a is not None)
+        moved = [
+            jnp.broadcast_to(x[None], (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
+            for x, a in zip(arrays, axes, strict=True)
+        ]
+        return made.bind(*moved, **sizes), 0
+
+    ad.primitive_jvps[made] = jvp
+    ad.primitive_transposes[made] = transpose
+    batching.primitive_batchers[made] = batch
