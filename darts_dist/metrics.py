@@ -47,13 +47,14 @@ class Recorder:
         """Opens the folder, which is made when it is not there.
 
         seeds: their numbers, in the order of the arrays. total_steps: where the progress ends.
+        `lines` holds what genotypes.jsonl does (on the main process).
         """
         self._folder, self._main = epath.Path(workdir), main
         self._seeds, self._total = tuple(seeds), total_steps
         self._tensorboard = tensorboard and main
         self._writers: dict[int, EventsWriter] = {}
         self._from_step = 0  # a viewer leaves out what earlier files have from this step on
-        self._lines: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
         self._alphas: dict[int, dict[str, np.ndarray]] = {}  # by epoch
         self._bar, self._said_s = None, 0.0
         self._log = _Log(self._folder / "log.txt") if main else None
@@ -96,7 +97,7 @@ class Recorder:
     def epoch(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Adds lines, one for each seed, to genotypes.jsonl; each has "epoch" and "step"."""
         if self._main:
-            self._lines += [dict(line) for line in lines]
+            self.lines += [dict(line) for line in lines]
             self._write_lines()
 
     def alphas(self, epoch: int, values: Mapping[str, Any]) -> None:
@@ -117,7 +118,7 @@ class Recorder:
         with storage(self._folder):
             before = _read_lines(self._folder / "genotypes.jsonl")
             self._alphas = _read_alphas(self._folder / "alphas.npz")
-        self._lines = [line for line in before if line["step"] <= step]
+        self.lines = [line for line in before if line["step"] <= step]
         first = min((line["epoch"] for line in before if line["step"] > step), default=None)
         if first is not None:
             self._write_lines()
@@ -150,7 +151,7 @@ class Recorder:
         return writer
 
     def _write_lines(self) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in self._lines)
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_whole(self._folder / "genotypes.jsonl", text)
 
     def _write_alphas(self) -> None:

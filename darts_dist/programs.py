@@ -84,8 +84,11 @@ def compile_all(programs, threads=2):
     traced = time.perf_counter()
     # Longest first (by size of the program text), so that the threads end together.
     order = sorted(lowered, key=lambda program: -len(lowered[program].as_text()))
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    try:
         executables = pool.map(lambda program: lowered[program].compile(), order)
         for program, executable in zip(order, executables, strict=True):
             program.executable = executable
+    finally:  # an interrupt does not wait for the compiler
+        pool.shutdown(wait=False, cancel_futures=True)
     return {"trace_s": traced - began, "compile_s": time.perf_counter() - traced}

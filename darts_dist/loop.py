@@ -1,0 +1,90 @@
+"""The one loop: resume, step, log, evaluate, save, leave together. It knows neither networks nor what is searched."""
+
+import contextlib
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from darts_dist import cluster
+from darts_dist.errors import Interrupted
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a run does at each point of the loop; `done` counts the steps taken so far.
+
+    feed(done) -> iterator of this process's batches from that step on.  advance(state, batch, done) -> (state, metrics of
+    global arrays) dispatches one step.  report(done, metrics, step_s) gets an earlier step's metrics, fetched.
+    end_epoch(epoch, state) -> None, epoch counted from 0.  save(done, state) starts a checkpoint; flush() completes it.
+    """
+
+    feed: Callable[[int], Iterator]
+    advance: Callable[[Any, Any, int], tuple[Any, Any]]
+    report: Callable[[int, Any, float], None]
+    end_epoch: Callable[[int, Any], None]
+    save: Callable[[int, Any], None]
+    flush: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How often things happen, in steps."""
+
+    total: int
+    epoch: int
+    log: int
+    save: int
+
+
+def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Preemption):
+    """Returns (state, seconds of each step) after steps start..pace.total-1.
+
+    At most one step is in flight while the next is prepared: metrics are fetched a step late, and a signal is answered
+    within two steps.  Raises Interrupted, with the state saved, when the run was told to stop.
+    """
+    times: list[float] = []
+    saved = start
+    late: tuple[int, Any] | None = None  # a logged step's metrics, on their way to the host
+
+    def report():
+        nonlocal late
+        if late is not None:
+            done, metrics = late
+            late = None
+            work.report(done, jax.device_get(metrics), times[-1] if times else 0.0)
+
+    with contextlib.closing(work.feed(start)) as batches:
+        before, began = None, time.perf_counter()
+        for done in range(start, pace.total):
+            if preemption.requested(done):
+                report()
+                if done != saved:
+                    work.save(done, state)
+                work.flush()
+                raise Interrupted(f"stopped at step {done}, saved; start again to go on from there")
+            state, metrics = work.advance(state, next(batches), done)
+            jax.block_until_ready(before)
+            now = time.perf_counter()
+            times.append(now - began)
+            before, began = metrics, now
+            report()
+            if done == start:
+                gc.collect()
+                gc.freeze()  # what start-up made stays; a collection would walk it at every pause
+            done += 1
+            if done % pace.log == 0 or done == pace.total:
+                late = (done, cluster.gather(metrics))
+            if done % pace.epoch == 0:
+                report()
+                work.end_epoch(done // pace.epoch - 1, state)
+                began = time.perf_counter()
+            if done % pace.save == 0 or done == pace.total:
+                work.save(done, state)
+                saved = done
+        report()
+    work.flush()
+    return state, times

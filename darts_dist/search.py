@@ -1,0 +1,420 @@
+"""The verb `search`: config -> data, network and step -> the loop -> a run folder with genotypes and a result.
+
+Place: layer 4. Everything that can be wrong with config, data and folder is found before anything is compiled.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from darts_dist import cluster, genotype, loop, metrics, optim, packing
+from darts_dist import config as configs
+from darts_dist.checkpoint import Checkpoints
+from darts_dist.config import Config
+from darts_dist.data import pipeline, sources
+from darts_dist.data.augment import Recipe
+from darts_dist.data.sources import Pictures
+from darts_dist.errors import CheckpointError, ConfigError, DataError, DivergedError
+from darts_dist.spaces import cnn
+from darts_dist.spaces.derive import RULES, softmax
+from darts_dist.steps import DTYPES, SearchStep
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+RULE = RULES["top2"]
+
+
+def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
+    """Returns the content of result.json after a search in `workdir`, new, resumed or long finished."""
+    began = time.perf_counter()
+    folder = epath.Path(workdir)
+    _check_folder(config, folder)
+    if (folder / "result.json").exists():
+        return json.loads((folder / "result.json").read_text())
+    cluster.start(
+        platform=config.cluster.platform,
+        cpu_devices=config.cluster.cpu_devices,
+        float64=config.precision.compute == "float64",
+        debug=debug,
+        cache=config.compile.cache,
+        cache_dir=config.compile.cache_dir,
+        initialization_timeout_s=config.cluster.initialization_timeout_s,
+        heartbeat_timeout_s=config.cluster.heartbeat_timeout_s,
+    )
+    pictures = load_pictures(config)
+    search = Search(config, folder, pictures)
+    try:
+        return search.run(began)
+    finally:
+        search.close()
+
+
+def load_pictures(config: Config) -> Pictures:
+    """Returns the training pictures that a config asks for; ConfigError or DataError where they do not fit it."""
+    data, network = config.data, config.network
+    pictures = sources.load(data.kind, data.path, "train")
+    if data.train_limit:
+        if data.train_limit > len(pictures.labels):
+            raise ConfigError(
+                f"data.train_limit={data.train_limit} is more than the {len(pictures.labels)} pictures there are"
+            )
+        limit = data.train_limit
+        pictures = dataclasses.replace(
+            pictures, images=pictures.images[:limit], labels=pictures.labels[:limit]
+        )
+    _, height, width, channels = pictures.images.shape
+    for key, wanted, found in (
+        ("network.image_px", network.image_px, height),
+        ("network.image_px", network.image_px, width),
+        ("network.in_channels", network.in_channels, channels),
+    ):
+        if wanted != found:
+            raise ConfigError(
+                f"{key}={wanted}, and the pictures of data.kind={data.kind} are {width}x{height} pixels of {channels} "
+                f"channels; set it to {found}"
+            )
+    largest = int(pictures.labels.max())
+    if network.classes and largest >= network.classes:
+        raise DataError(
+            f"network.classes={network.classes}, and the labels go up to {largest}; use {largest + 1} or 0"
+        )
+    return dataclasses.replace(
+        pictures, mean=data.mean or pictures.mean, std=data.std or pictures.std
+    )
+
+
+def _check_folder(config: Config, folder: epath.Path) -> None:
+    """Compares a run folder's config with this one; ConfigError lists the keys that must not change."""
+    stored = folder / "config.toml"
+    if not stored.exists():
+        return
+    old = configs.parse(stored.read_text(), str(stored))
+    _check_config(config, old, f"the run in {folder}")
+
+
+def _check_config(config: Config, old: Config, what: str) -> None:
+    changed = [
+        f"{key} (was {before!r}, now {now!r})"
+        for key, before, now in configs.differences(old, config)
+        if key not in configs.FREE_ON_RESUME
+    ]
+    if changed:
+        raise ConfigError(
+            f"{what} has another config: {', '.join(changed)}; give the old values or another --workdir"
+        )
+
+
+class Search:
+    """One search on the devices there are: its parts, made before the first step, and what the loop asks of it."""
+
+    def __init__(self, config: Config, folder: epath.Path, pictures: Pictures) -> None:
+        """Builds everything up to the step; nothing is compiled yet."""
+        self.config, self.folder, self.pictures = config, folder, pictures
+        batch, data = config.data.global_batch, config.data
+        self.seeds = [config.seeds.first + at for at in range(config.seeds.count)]
+        self.mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
+        positions, self.rows = cluster.local_block(self.mesh, config.seeds.count, batch)
+        self.own_seeds = [self.seeds[at] for at in positions]
+        self._check_groups()
+        self.halves = pipeline.halves(len(pictures.labels), data.train_fraction, data.split)
+        steps = config.schedule.steps_per_epoch or max(len(self.halves[0]) // batch, 1)
+        self.pace = loop.Pace(
+            steps * config.schedule.epochs, steps, config.log.every_steps, config.checkpoint.every_steps
+        )
+        self.rate = optim.cosine(
+            config.weights.learning_rate, config.weights.learning_rate_min, config.schedule.epochs
+        )
+        self.recipe = Recipe(
+            data.crop_padding_px, data.flip, data.cutout_px, tuple(pictures.mean), tuple(pictures.std)
+        )
+        compute = DTYPES[config.precision.compute]
+        classes = config.network.classes or len(pictures.class_names)
+        network = cnn.build(config, classes, jnp.promote_types(compute, jnp.float32))
+        shape = cnn.alpha_shape(config)
+        self.step = SearchStep(config, self.mesh, network, shape, self.recipe, steps)
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        self.versions = {"python": platform.python_version(), **versions}
+        self.recorder = metrics.Recorder(
+            folder,
+            main=cluster.is_main(),
+            seeds=self.seeds,
+            total_steps=self.pace.total,
+            tensorboard=config.log.tensorboard,
+        )
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        self.alive = np.ones(len(self.seeds), bool)
+        self.resumed_from: list[int] = []
+        self.timings: dict[str, float] = {}
+
+    def _check_groups(self) -> None:
+        kind, _, size = self.config.batch_norm.sync.partition(":")
+        local = self.config.data.global_batch // self.mesh.shape["data"]
+        if kind == "group" and local % int(size):
+            raise ConfigError(
+                f"batch_norm.sync=group:{size} does not divide the {local} examples that a device holds "
+                f"(data.global_batch over mesh.data={self.mesh.shape['data']}); use a divisor of {local}"
+            )
+
+    def run(self, began: float) -> dict[str, Any]:
+        """Returns the result after the last step."""
+        self._agree()
+        opened = time.perf_counter()
+        compiled = self.step.compile(self.pictures.images.shape[1:])
+        self.timings = {"startup_s": opened - began, **compiled}
+        preemption = cluster.Preemption()
+        try:
+            blocks = self.step.init(self.seeds)
+            blocks, start = self._restore(blocks)
+            work = loop.Work(
+                feed=self._feed,
+                advance=self._advance,
+                report=self._report,
+                end_epoch=self._end_epoch,
+                save=self._save,
+                flush=self.checkpoints.wait,
+            )
+            blocks, times = loop.fit(blocks, start, work, self.pace, preemption)
+        finally:
+            preemption.close()
+        return self._finish(blocks, times, began)
+
+    def close(self) -> None:
+        """Closes what is open; a failed run keeps what it wrote."""
+        self.recorder.close()
+
+    def _agree(self) -> None:
+        """All processes hold the same config, versions and mesh; process 0 writes the config down."""
+        cluster.check_same(configs.dump(self.config), "the config")
+        cluster.check_same(json.dumps(self.versions), "the set of versions")
+        if cluster.is_main() and not (self.folder / "config.toml").exists():
+            metrics.write_whole(self.folder / "config.toml", configs.dump(self.config))
+        self.recorder.message(
+            f"{len(self.seeds)} seeds on {self.mesh.devices.size} devices "
+            f"(mesh seed={self.mesh.shape['seed']}, data={self.mesh.shape['data']}), "
+            f"{self.pace.total} steps of {self.config.data.global_batch} pictures; compiling"
+        )
+
+    def _restore(self, blocks: tuple) -> tuple[tuple, int]:
+        state = self.step.join(blocks)
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        found = self.checkpoints.restore(like, self._check_meta)
+        notes = self.folder / "resumed_from.json"
+        if found is None:
+            self.recorder.drop_after(0)
+            return blocks, 0
+        state, meta, start = found
+        known = json.loads(notes.read_text()) if notes.exists() else meta["resumed_from"]
+        self.resumed_from = [*known, start]
+        if cluster.is_main():
+            metrics.write_whole(notes, json.dumps(self.resumed_from))
+        self.recorder.drop_after(start)
+        self.recorder.message(f"resumed from step {start}")
+        self.alive = np.asarray(jax.device_get(cluster.gather(state.alive)))
+        return self.step.split(state), start
+
+    def _check_meta(self, meta: dict[str, Any]) -> None:
+        old = configs.parse(meta["config"], "the checkpoint")
+        _check_config(self.config, old, "the checkpoint")
+        if meta["epoch_steps"] != self.pace.epoch:
+            raise CheckpointError(
+                f"the checkpoint has {meta['epoch_steps']} steps an epoch, and the data now make {self.pace.epoch}; "
+                "give the same pictures"
+            )
+
+    # What the loop asks for.
+
+    def _feed(self, done: int) -> Iterator:
+        return pipeline.search_batches(
+            self.pictures,
+            self.halves,
+            seeds=self.own_seeds,
+            rows=self.rows,
+            global_batch=self.config.data.global_batch,
+            start=done,
+            threads=self.config.data.threads,
+        )
+
+    def _advance(self, blocks: tuple, batch: Any, done: int) -> tuple[tuple, Any]:
+        epoch = done // self.pace.epoch
+        architect = epoch >= self.config.method.warmup_epochs
+        batches = self.step.place_batches(batch)
+        blocks, seen = self.step(blocks, batches, self.rate(epoch), architect=architect)
+        for one in seen:
+            one.pop("alpha_grads", None)
+        return blocks, self.step.join(seen)
+
+    def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
+        self._watch(done, values["alive"])
+        rate = self.rate((done - 1) // self.pace.epoch)
+        speed = self.config.data.global_batch * len(self.seeds) / max(step_s, 1e-9)
+        for at, seed in enumerate(self.seeds):
+            own = {name: float(value[at]) for name, value in values.items() if name != "alive"}
+            tags = {
+                "train/loss": own["loss"],
+                "train/accuracy": own["accuracy"],
+                "train/gradient_norm": own["grad_norm"],
+                "train/learning_rate": rate,
+                "speed/examples_per_s": speed,
+                "speed/step_ms": 1000 * step_s,
+            }
+            if "valid_loss" in own:
+                tags["alphas/batch_loss"] = own["valid_loss"]
+                tags["alphas/batch_accuracy"] = own["valid_accuracy"]
+                tags["alphas/gradient_norm"] = own["alpha_grad_norm"]
+            self.recorder.scalars(done, seed, tags)
+        losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
+        self.recorder.progress(done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s")
+
+    def _watch(self, done: int, alive: np.ndarray) -> None:
+        for at in np.flatnonzero(self.alive & ~alive):
+            self.recorder.message(f"seed {self.seeds[at]} became non-finite by step {done} and was stopped")
+        self.alive = alive.copy()
+        if not alive.any():
+            good = self.checkpoints.steps()
+            kept = f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
+            raise DivergedError(
+                f"every seed ({', '.join(map(str, self.seeds))}) became non-finite by step {done}; last good: {kept}; "
+                "lower weights.learning_rate or clip more (weights.clip_norm)"
+            )
+
+    def _end_epoch(self, epoch: int, blocks: tuple) -> None:
+        last = epoch + 1 == self.config.schedule.epochs
+        done = (epoch + 1) * self.pace.epoch
+        every = self.config.evaluation.every_epochs
+        due = last or (epoch + 1) % every == 0
+        state = self.step.join(blocks)
+        wanted = {"alphas": state.alphas, "totals": state.totals, "alive": state.alive}
+        if due:
+            wanted["valid"] = self.step.join(self.step.evaluate(blocks, self._evaluation()))
+        seen = jax.device_get(cluster.gather(wanted))
+        self._watch(done, np.asarray(seen["alive"]))
+        self.recorder.alphas(epoch, seen["alphas"])
+        if due:
+            self._record(epoch, done, seen)
+
+    def _record(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
+        lines = []
+        for at, seed in enumerate(self.seeds):
+            train, valid = (_averages(seen[name], at) for name in ("totals", "valid"))
+            cells = self._derive({name: a[at] for name, a in seen["alphas"].items()})
+            skips = sum(name == "skip_connect" for name, _ in cells.normal)
+            lines.append(
+                {
+                    "epoch": epoch,
+                    "step": done,
+                    "seed": seed,
+                    "alive": bool(seen["alive"][at]),
+                    "genotype": genotype.to_dict(cells),
+                    "train_loss": train[0],
+                    "train_accuracy": train[1],
+                    "valid_loss": valid[0],
+                    "valid_accuracy": valid[1],
+                    "skip_connections": skips,
+                }
+            )
+            tags = {"valid/loss": valid[0], "valid/accuracy": valid[1]}
+            tags |= {"epoch/train_loss": train[0], "epoch/train_accuracy": train[1]}
+            self.recorder.scalars(done, seed, {**tags, "alphas/skip_connections": skips})
+            self.recorder.message(
+                f"epoch {epoch} seed {seed}: train loss {train[0]:.4f} accuracy {train[1]:.2f} %, "
+                f"valid loss {valid[0]:.4f} accuracy {valid[1]:.2f} %, {skips} skip connections"
+            )
+        self.recorder.epoch(lines)
+
+    def _derive(self, alphas: dict[str, np.ndarray]) -> genotype.Genotype:
+        return RULE({name: softmax(a) for name, a in alphas.items()}, self.config.space.operations)
+
+    def _evaluation(self) -> Iterator:
+        indices = self.halves[1]
+        limit = self.config.evaluation.examples
+        return pipeline.evaluation_batches(
+            self.pictures,
+            indices[:limit] if limit else indices,
+            rows=self.rows,
+            global_batch=self.config.data.global_batch,
+        )
+
+    def _save(self, done: int, blocks: tuple) -> None:
+        meta = {
+            "config": configs.dump(self.config),
+            "epoch_steps": self.pace.epoch,
+            "resumed_from": self.resumed_from,
+            "versions": self.versions,
+        }
+        self.checkpoints.save(done, self.step.join(blocks), meta)
+
+    def _finish(self, blocks: tuple, times: list[float], began: float) -> dict[str, Any]:
+        state = self.step.join(blocks)
+        digest = packing.digest(state)
+        median = statistics.median(times[1:] or times) if times else 0.0
+        pictures = self.config.data.global_batch * len(self.seeds)
+        self.timings |= {
+            "first_step_s": times[0] if times else 0.0,
+            "step_ms_median": 1000 * median,
+            "examples_per_s": pictures / median if median else 0.0,
+            "wall_s": time.perf_counter() - began,
+        }
+        result = self._result(digest)
+        if cluster.is_main():
+            best = next(one for one in result["seeds"] if one["seed"] == result["best_seed"])
+            text = genotype.to_json(genotype.from_dict(best["genotype"], "cnn"))
+            metrics.write_whole(self.folder / "genotype.json", text + "\n")
+            metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+        return result
+
+    def _result(self, digest: str) -> dict[str, Any]:
+        last = {line["seed"]: line for line in self.recorder.lines if line["step"] == self.pace.total}
+        device = self.mesh.devices.flat[0]
+        keys = ("genotype", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+        seeds = [
+            {
+                "seed": seed,
+                "status": "completed" if self.alive[at] else "diverged",
+                **{key: last[seed][key] for key in keys if seed in last},
+            }
+            for at, seed in enumerate(self.seeds)
+        ]
+        done = [one for one in seeds if one["status"] == "completed"]
+        best = min(done, key=lambda one: one["valid_loss"]) if last else {}
+        losses = [one["valid_loss"] for one in done if "valid_loss" in one]
+        return {
+            "verb": "search",
+            "status": "completed",
+            "config_hash": configs.config_hash(self.config),
+            "versions": self.versions,
+            "devices": {
+                "platform": device.platform,
+                "kind": device.device_kind,
+                "count": self.mesh.devices.size,
+                "processes": jax.process_count(),
+                "mesh": dict(self.mesh.shape),
+            },
+            "seeds": seeds,
+            "best_seed": best.get("seed"),
+            "metrics": {
+                "valid_loss": best.get("valid_loss"),
+                "valid_accuracy": best.get("valid_accuracy"),
+                "valid_loss_mean": statistics.fmean(losses) if losses else None,
+                "valid_loss_deviation": statistics.stdev(losses) if len(losses) > 1 else 0.0,
+            },
+            "resumed_from": self.resumed_from,
+            "state_digest": digest,
+            "timings": {name: round(float(value), 4) for name, value in self.timings.items()},
+        }
+
+
+def _averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:
+    """Mean loss and accuracy in per cent of a seed's sums."""
+    count = max(float(sums["count"][at]), 1.0)
+    return float(sums["loss"][at]) / count, 100 * float(sums["right"][at]) / count
