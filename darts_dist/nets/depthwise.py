@@ -91,7 +91,8 @@ def _picture_impl(g, w, *, k, stride, dilation, height, width):
     padded = _pad(g, (pad, pad), high, stride - 1)
     w = w[:, :, ::-1, ::-1]
     if w.shape[1] == 1:
-        return _taps(padded[:, 0], w[:, 0], 1, dilation, height, width)
+        # Group by group: as one kernel XLA would repeat all taps in each of its consumers.
+        return lax.map(lambda own: _taps(*own, 1, dilation, height, width), (padded[:, 0], w[:, 0]))
 
     # One fused body, looped over the filters: as an unrolled sum XLA splits the taps into k * k kernels.
     def body(m, total):
