@@ -157,8 +157,8 @@ def case(name, *values, slow=True):
 CASES = [  # nodes, operations, reduction, reduction before, height and width of the maps
     case("reduction to odd maps", 2, EVERY, True, False, (6, 10)),
     case("four nodes", 4, ("skip_connect", "dil_conv_3x3", "max_pool_3x3"), False, True, (5, 12)),
-    case("skips alone", 2, ("none", "skip_connect"), True, True, (4, 6), slow=False),
-    case("identity alone", 3, ("skip_connect",), False, False, (3, 5), slow=False),
+    case("skips alone", 2, ("none", "skip_connect"), True, True, (4, 6)),
+    case("identity alone", 2, ("skip_connect",), False, False, (3, 5), slow=False),
     case("none alone", 1, ("none",), True, False, (4, 6), slow=False),
     case("7x7 without pools", 1, ("sep_conv_7x7", "skip_connect"), False, True, (5, 9)),
     case("without none", 2, ("avg_pool_3x3", "dil_conv_5x5"), True, False, (10, 6)),
@@ -169,6 +169,7 @@ CASES = [  # nodes, operations, reduction, reduction before, height and width of
 @pytest.mark.parametrize(("nodes", "operations", "reduction", "before", "size"), CASES)
 def test_the_cell_is_the_sum_over_its_edges(float64, nodes, operations, reduction, before, size):
     draw = np.random.default_rng(nodes)
+    twice = nodes == 4 or len(operations) in (1, 8)  # derivatives of derivatives too
     kind = {"nodes": nodes, "operations": operations, "reduction": reduction}
     kind["reduction_before"] = before
     entries = list(cell_entries(nodes, operations, reduction, before))
@@ -202,7 +203,7 @@ def test_the_cell_is_the_sum_over_its_edges(float64, nodes, operations, reductio
 
         def every(params, p, inputs):
             here = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, p, inputs)
-            return here, jax.grad(along, (0, 1))(params, p, inputs)
+            return here, jax.grad(along, (0, 1))(params, p, inputs) if twice else None
 
         return (jax.jit(every) if jit else every)(params, p, inputs)
 
@@ -227,8 +228,9 @@ def test_the_cell_is_the_sum_over_its_edges(float64, nodes, operations, reductio
         close(interop.to_torch(None, found[1][1], entries), wanted[1][1])
         close(interop.to_torch(grads[0], None, entries), first_wanted[0])
         close(grads[1:], first_wanted[1:])
-        close(interop.to_torch(second[0], None, entries), second_wanted[0])
-        close(second[1], second_wanted[1])
+        if twice:
+            close(interop.to_torch(second[0], None, entries), second_wanted[0])
+            close(second[1], second_wanted[1])
 
 
 def close(found, wanted):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, Mesh
 
 from darts_dist.nets.depthwise import depthwise
 
@@ -105,7 +106,7 @@ def test_vmap_is_a_loop(float64, size, axes):
 
 @pytest.mark.parametrize("size", ((4, 5), (9, 10)), ids=("small", "large"))
 def test_under_shard_map_the_batch_may_be_split(float64, size):
-    mesh = jax.make_mesh((N,), ("data",), devices=jax.devices()[:N])
+    mesh = Mesh(np.array(jax.devices()[:N]), ("data",), axis_types=(AxisType.Auto,))
     x, w = arrays(5, size)
 
     def loss(x, w):
