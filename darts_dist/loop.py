@@ -1,4 +1,6 @@
-"""The one loop: resume, step, log, evaluate, save, leave together. It knows neither networks nor what is searched."""
+"""The one loop: resume, step, log, evaluate, save, leave together.
+It knows neither networks nor what is searched.
+"""
 
 import contextlib
 import dataclasses
@@ -17,9 +19,12 @@ from darts_dist.errors import Interrupted
 class Work:
     """What a run does at each point of the loop; `done` counts the steps taken so far.
 
-    feed(done) -> iterator of this process's batches from that step on.  advance(state, batch, done) -> (state, metrics of
-    global arrays) dispatches one step.  report(done, metrics, step_s) gets an earlier step's metrics, fetched.
-    end_epoch(epoch, state) -> None, epoch counted from 0.  save(done, state) starts a checkpoint; flush() completes it.
+    feed(done) -> iterator of this process's batches from that step on.  advance(state, batch,
+    done) -> (state, metrics of
+    global arrays) dispatches one step.  report(done, metrics, step_s) gets an earlier step's
+    metrics, fetched.
+    end_epoch(epoch, state) -> None, epoch counted from 0.  save(done, state) starts a
+    checkpoint; flush() completes it.
     """
 
     feed: Callable[[int], Iterator]
@@ -43,7 +48,8 @@ class Pace:
 def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Preemption):
     """Returns (state, seconds of each step) after steps start..pace.total-1.
 
-    At most one step is in flight while the next is prepared: metrics are fetched a step late, and a signal is answered
+    At most one step is in flight while the next is prepared: metrics are fetched a step late,
+    and a signal is answered
     within two steps.  Raises Interrupted, with the state saved, when the run was told to stop.
     """
     times: list[float] = []

@@ -1,7 +1,9 @@
 """Optimisers and schedules as the original runs them, as optax transformations.
 
-The learning rate is not part of a transformation: it follows from the epoch, is computed on the host in double
-precision, and the architecture step needs it too.  Source: arXiv 1806.09055 and PyTorch 0.3.1, for which it was written.
+The learning rate is not part of a transformation: it follows from the epoch, is computed on the
+host in double
+precision, and the architecture step needs it too.  Source: arXiv 1806.09055 and PyTorch 0.3.1,
+for which it was written.
 """
 
 import math
@@ -12,7 +14,9 @@ import optax
 
 
 def cosine(rate, rate_min, epochs):
-    """Returns epoch -> learning rate, falling from `rate` at epoch 0 along a cosine to `rate_min` at `epochs`."""
+    """Returns epoch -> learning rate, falling from `rate` at epoch 0 along a cosine to
+    `rate_min` at `epochs`.
+    """
 
     def at(epoch):
         return rate_min + (rate - rate_min) * (1 + math.cos(math.pi * epoch / epochs)) / 2
@@ -21,7 +25,9 @@ def cosine(rate, rate_min, epochs):
 
 
 def clip_by_norm(limit):
-    """Returns the clipping of PyTorch: gradients times limit / (norm + 1e-6) where that is below 1; 0 switches it off."""
+    """Returns the clipping of PyTorch:
+    gradients times limit / (norm + 1e-6) where that is below 1; 0 switches it off.
+    """
 
     def update(updates, state, params=None):
         del params
@@ -36,7 +42,9 @@ def clip_by_norm(limit):
 
 
 def momentum_sgd(momentum, weight_decay, clip_norm):
-    """Returns clip, then decay of every parameter, then momentum: b = momentum * b + g + decay * w; w falls by rate * b."""
+    """Returns clip, then decay of every parameter, then momentum:
+    b = momentum * b + g + decay * w; w falls by rate * b.
+    """
     return optax.chain(
         clip_by_norm(clip_norm), optax.add_decayed_weights(weight_decay), optax.trace(momentum)
     )
@@ -50,7 +58,8 @@ def momentum_buffer(state):
 def adam(betas, epsilon, weight_decay, placement):
     """Returns Adam with weight decay added to the gradient (L2), not decoupled.
 
-    placement: "modern" adds epsilon to the bias-corrected root of the second moment; "original" (PyTorch 0.3.1) to the
+    placement: "modern" adds epsilon to the bias-corrected root of the second moment;
+    "original" (PyTorch 0.3.1) to the
     uncorrected one, where it weighs 1 / sqrt(1 - beta2^t) times as much.
     """
     scale = optax.scale_by_adam(*betas, eps=epsilon)

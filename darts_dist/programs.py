@@ -1,7 +1,10 @@
-"""Compiled programs over the mesh: what one seed does, mapped over seeds and data replicas, compiled ahead of time.
+"""Compiled programs over the mesh: what one seed does, mapped over seeds and data replicas,
+compiled ahead of time.
 
-A `Program` is jit(shard_map(body)): inside, `body` sees one seed and this device's rows of the batch. Every array of a
-seed has a leading axis that is sharded over "seed"; `body` gets and returns trees without it.  All programs of a step
+A `Program` is jit(shard_map(body)): inside, `body` sees one seed and this device's rows of the
+batch. Every array of a
+seed has a leading axis that is sharded over "seed"; `body` gets and returns trees without
+it.  All programs of a step
 are collected by tracing the step once over shapes, and compiled side by side before the first step.
 """
 
@@ -22,7 +25,9 @@ SPECS = {
 
 
 def vary(tree):
-    """Returns a seed's replicated tree marked as varying over "data": its gradients are then this replica's own."""
+    """Returns a seed's replicated tree marked as varying over "data":
+    its gradients are then this replica's own.
+    """
     return jax.tree.map(lambda x: jax.lax.pcast(x, "data", to="varying"), tree)
 
 
@@ -66,6 +71,7 @@ class Program:
 
     def lower(self):
         """Returns the program lowered for the shapes that it was traced with."""
+        assert self.signature is not None, f"{self.name} was never traced"
         return self.jitted.lower(*self.signature)
 
 
@@ -78,7 +84,9 @@ def _lead(x):
 
 
 def compile_all(programs, threads=2):
-    """Compiles traced programs side by side; returns {"trace_s", "compile_s"} (wall time of each part)."""
+    """Compiles traced programs side by side;
+    returns {"trace_s", "compile_s"} (wall time of each part).
+    """
     began = time.perf_counter()
     lowered = {program: program.lower() for program in programs if program.signature is not None}
     traced = time.perf_counter()

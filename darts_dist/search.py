@@ -1,6 +1,8 @@
-"""The verb `search`: config -> data, network and step -> the loop -> a run folder with genotypes and a result.
+"""The verb `search`: config -> data, network and step -> the loop -> a run folder with genotypes
+and a result.
 
-Place: layer 4. Everything that can be wrong with config, data and folder is found before anything is compiled.
+Place: layer 4. Everything that can be wrong with config, data and folder is found before
+anything is compiled.
 """
 
 import dataclasses
@@ -34,7 +36,9 @@ RULE = RULES["top2"]
 
 
 def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
-    """Returns the content of result.json after a search in `workdir`, new, resumed or long finished."""
+    """Returns the content of result.json after a search in `workdir`, new, resumed or long
+    finished.
+    """
     began = time.perf_counter()
     folder = epath.Path(workdir)
     _check_folder(config, folder)
@@ -59,13 +63,16 @@ def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
 
 
 def load_pictures(config: Config) -> Pictures:
-    """Returns the training pictures that a config asks for; ConfigError or DataError where they do not fit it."""
+    """Returns the training pictures that a config asks for;
+    ConfigError or DataError where they do not fit it.
+    """
     data, network = config.data, config.network
     pictures = sources.load(data.kind, data.path, "train")
     if data.train_limit:
         if data.train_limit > len(pictures.labels):
             raise ConfigError(
-                f"data.train_limit={data.train_limit} is more than the {len(pictures.labels)} pictures there are"
+                f"data.train_limit={data.train_limit} is more than the {len(pictures.labels)} "
+                f"pictures there are"
             )
         limit = data.train_limit
         pictures = dataclasses.replace(
@@ -79,13 +86,15 @@ def load_pictures(config: Config) -> Pictures:
     ):
         if wanted != found:
             raise ConfigError(
-                f"{key}={wanted}, and the pictures of data.kind={data.kind} are {width}x{height} pixels of {channels} "
+                f"{key}={wanted}, and the pictures of data.kind={data.kind} are "
+                f"{width}x{height} pixels of {channels} "
                 f"channels; set it to {found}"
             )
     largest = int(pictures.labels.max())
     if network.classes and largest >= network.classes:
         raise DataError(
-            f"network.classes={network.classes}, and the labels go up to {largest}; use {largest + 1} or 0"
+            f"network.classes={network.classes}, and the labels go up to {largest}; use "
+            f"{largest + 1} or 0"
         )
     return dataclasses.replace(
         pictures, mean=data.mean or pictures.mean, std=data.std or pictures.std
@@ -93,7 +102,9 @@ def load_pictures(config: Config) -> Pictures:
 
 
 def _check_folder(config: Config, folder: epath.Path) -> None:
-    """Compares a run folder's config with this one; ConfigError lists the keys that must not change."""
+    """Compares a run folder's config with this one;
+    ConfigError lists the keys that must not change.
+    """
     stored = folder / "config.toml"
     if not stored.exists():
         return
@@ -109,12 +120,15 @@ def _check_config(config: Config, old: Config, what: str) -> None:
     ]
     if changed:
         raise ConfigError(
-            f"{what} has another config: {', '.join(changed)}; give the old values or another --workdir"
+            f"{what} has another config: {', '.join(changed)}; give the old values or another "
+            f"--workdir"
         )
 
 
 class Search:
-    """One search on the devices there are: its parts, made before the first step, and what the loop asks of it."""
+    """One search on the devices there are:
+    its parts, made before the first step, and what the loop asks of it.
+    """
 
     def __init__(self, config: Config, folder: epath.Path, pictures: Pictures) -> None:
         """Builds everything up to the step; nothing is compiled yet."""
@@ -128,13 +142,20 @@ class Search:
         self.halves = pipeline.halves(len(pictures.labels), data.train_fraction, data.split)
         steps = config.schedule.steps_per_epoch or max(len(self.halves[0]) // batch, 1)
         self.pace = loop.Pace(
-            steps * config.schedule.epochs, steps, config.log.every_steps, config.checkpoint.every_steps
+            steps * config.schedule.epochs,
+            steps,
+            config.log.every_steps,
+            config.checkpoint.every_steps,
         )
         self.rate = optim.cosine(
             config.weights.learning_rate, config.weights.learning_rate_min, config.schedule.epochs
         )
         self.recipe = Recipe(
-            data.crop_padding_px, data.flip, data.cutout_px, tuple(pictures.mean), tuple(pictures.std)
+            data.crop_padding_px,
+            data.flip,
+            data.cutout_px,
+            tuple(pictures.mean),
+            tuple(pictures.std),
         )
         compute = DTYPES[config.precision.compute]
         classes = config.network.classes or len(pictures.class_names)
@@ -160,8 +181,10 @@ class Search:
         local = self.config.data.global_batch // self.mesh.shape["data"]
         if kind == "group" and local % int(size):
             raise ConfigError(
-                f"batch_norm.sync=group:{size} does not divide the {local} examples that a device holds "
-                f"(data.global_batch over mesh.data={self.mesh.shape['data']}); use a divisor of {local}"
+                f"batch_norm.sync=group:{size} does not divide the {local} examples that a "
+                f"device holds "
+                f"(data.global_batch over mesh.data={self.mesh.shape['data']}); use a divisor "
+                f"of {local}"
             )
 
     def run(self, began: float) -> dict[str, Any]:
@@ -192,7 +215,9 @@ class Search:
         self.recorder.close()
 
     def _agree(self) -> None:
-        """All processes hold the same config, versions and mesh; process 0 writes the config down."""
+        """All processes hold the same config, versions and mesh;
+        process 0 writes the config down.
+        """
         cluster.check_same(configs.dump(self.config), "the config")
         cluster.check_same(json.dumps(self.versions), "the set of versions")
         if cluster.is_main() and not (self.folder / "config.toml").exists():
@@ -228,7 +253,8 @@ class Search:
         _check_config(self.config, old, "the checkpoint")
         if meta["epoch_steps"] != self.pace.epoch:
             raise CheckpointError(
-                f"the checkpoint has {meta['epoch_steps']} steps an epoch, and the data now make {self.pace.epoch}; "
+                f"the checkpoint has {meta['epoch_steps']} steps an epoch, and the data now "
+                f"make {self.pace.epoch}; "
                 "give the same pictures"
             )
 
@@ -274,17 +300,22 @@ class Search:
                 tags["alphas/gradient_norm"] = own["alpha_grad_norm"]
             self.recorder.scalars(done, seed, tags)
         losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
-        self.recorder.progress(done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s")
+        self.recorder.progress(
+            done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s"
+        )
 
     def _watch(self, done: int, alive: np.ndarray) -> None:
         for at in np.flatnonzero(self.alive & ~alive):
-            self.recorder.message(f"seed {self.seeds[at]} became non-finite by step {done} and was stopped")
+            self.recorder.message(
+                f"seed {self.seeds[at]} became non-finite by step {done} and was stopped"
+            )
         self.alive = alive.copy()
         if not alive.any():
             good = self.checkpoints.steps()
             kept = f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
             raise DivergedError(
-                f"every seed ({', '.join(map(str, self.seeds))}) became non-finite by step {done}; last good: {kept}; "
+                f"every seed ({', '.join(map(str, self.seeds))}) became non-finite by step "
+                f"{done}; last good: {kept}; "
                 "lower weights.learning_rate or clip more (weights.clip_norm)"
             )
 
@@ -332,8 +363,11 @@ class Search:
             )
         self.recorder.epoch(lines)
 
-    def _derive(self, alphas: dict[str, np.ndarray]) -> genotype.Genotype:
-        return RULE({name: softmax(a) for name, a in alphas.items()}, self.config.space.operations)
+    def _derive(self, alphas: dict[str, np.ndarray]) -> genotype.CnnGenotype:
+        weights = {name: softmax(a) for name, a in alphas.items()}
+        cells = RULE(weights, self.config.space.operations)
+        assert isinstance(cells, genotype.CnnGenotype)
+        return cells
 
     def _evaluation(self) -> Iterator:
         indices = self.halves[1]
@@ -374,7 +408,9 @@ class Search:
         return result
 
     def _result(self, digest: str) -> dict[str, Any]:
-        last = {line["seed"]: line for line in self.recorder.lines if line["step"] == self.pace.total}
+        last = {
+            line["seed"]: line for line in self.recorder.lines if line["step"] == self.pace.total
+        }
         device = self.mesh.devices.flat[0]
         keys = ("genotype", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
         seeds = [

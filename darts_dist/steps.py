@@ -1,13 +1,17 @@
 """The search step: State -> State under shard_map over the axes "seed" and "data".
 
-A step is a fixed sequence of compiled programs rather than one: the pass that takes gradients is compiled once and
-called for the weights and for each part of the alpha gradient.  Alphas move first, then weights, as in the original.
+A step is a fixed sequence of compiled programs rather than one: the pass that takes gradients is
+compiled once and
+called for the weights and for each part of the alpha gradient.  Alphas move first, then weights,
+as in the original.
 State stays on the devices; nothing here waits for a result.
 
-Each group of devices works on one seed at a time; more seeds than groups are `blocks` of one seed a group, worked on in
+Each group of devices works on one seed at a time; more seeds than groups are `blocks` of one
+seed a group, worked on in
 turn by the same executables, so that a seed's numbers do not depend on the seeds beside it.
 
-Letters: S seeds, G groups of devices, N global batch, n rows of it on one device, E edges, K operations.
+Letters: S seeds, G groups of devices, N global batch, n rows of it on one device, E edges, K
+operations.
 """
 
 import dataclasses
@@ -38,8 +42,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float
 class State:
     """Everything that a search is; every leaf has a leading axis of seeds, sharded over "seed".
 
-    step: int32.  alive: bool, false once a seed became non-finite; it then stays as it was.  params, stats: trees of the
-    network.  alphas: {"normal": f[E, K], "reduce": f[E, K]}.  weight_opt, alpha_opt: optimisers.  totals: sums of the
+    step: int32.  alive: bool, false once a seed became non-finite; it then stays as it was.
+    params, stats: trees of the
+    network.  alphas: {"normal": f[E, K], "reduce": f[E, K]}.  weight_opt, alpha_opt:
+    optimisers.  totals: sums of the
     training loss, of correct answers and of examples since the epoch began.  key: of augmentation.
     """
 
@@ -68,7 +74,8 @@ def is_right(logits, labels):
 class SearchStep:
     """The programs of one search and the order in which they run.
 
-    config: a `Config`.  mesh: ("seed", "data").  network: (init, apply) of `nets.pure`.  alpha_shape: (E, K).
+    config: a `Config`.  mesh: ("seed", "data").  network: (init, apply) of `nets.pure`.
+    alpha_shape: (E, K).
     recipe: `Recipe` of the pictures.  epoch_steps: steps after which the totals start anew.
     """
 
@@ -136,7 +143,8 @@ class SearchStep:
         every = [*self._programs.values(), *self._gradients.values()]
         return {program.name: program for program in every if program.signature is not None}
 
-    # What one seed does on one device. Arguments are in the order params, stats, alphas, batch, key.
+    # What one seed does on one device. Arguments are in the order params, stats, alphas, batch,
+    # key.
 
     def _init(self, seed):
         key = jax.random.key(seed)
@@ -308,7 +316,9 @@ class SearchStep:
     # The order in which the programs run.
 
     def init(self, seeds):
-        """Returns the blocks of the first state, born on their devices; seeds: all S seed numbers."""
+        """Returns the blocks of the first state, born on their devices; seeds:
+        all S seed numbers.
+        """
         seeds = np.asarray(seeds, np.int32)
         return tuple(
             self._programs["init"](self.place(seeds[block :: self.blocks], SEED, whole=True))
@@ -316,15 +326,16 @@ class SearchStep:
         )
 
     def place(self, local, kind, *, whole=False):
-        """Returns global arrays of this process's part of each array of a tree (or of the whole, on every process)."""
+        """Returns global arrays of this process's part of each array of a tree (or of the whole,
+        on every process).
+        """
         sharding = NamedSharding(self.mesh, SPECS[kind])
         if whole:
             return jax.tree.map(
                 lambda x: jax.make_array_from_callback(x.shape, sharding, lambda at: x[at]), local
             )
-        sizes = {SEED: (self.mesh.shape["seed"],), SHARED: (self.config.data.global_batch,)}
-        sizes[BATCH] = sizes[SEED] + sizes[SHARED]
-        lead = sizes[kind]
+        groups, batch = self.mesh.shape["seed"], self.config.data.global_batch
+        lead = {SEED: (groups,), SHARED: (batch,), BATCH: (groups, batch)}[kind]
 
         def one(x):
             shape = lead + x.shape[len(lead) :]
@@ -344,14 +355,19 @@ class SearchStep:
         return Gradient(out["params"], out["alphas"], out["stats"], out["metrics"])
 
     def prepare(self, state, batch):
-        """Returns {"train": (images, labels), "valid": ...} of a block's uint8 pictures [G, N, H, W, C], augmented."""
+        """Returns {"train": (images, labels), "valid":
+        ...} of a block's uint8 pictures [G, N, H, W, C], augmented.
+        """
         return self._programs["prepare"](state.step, batch, state.key)
 
     def update(self, state, train, valid, rate, *, architect=True):
-        """Returns (state, metrics) after one step of one block on prepared batches at a learning rate.
+        """Returns (state, metrics) after one step of one block on prepared batches at a learning
+        rate.
 
-        architect: whether alphas move.  Metrics, f[G] each: loss and accuracy (per cent) on the training batch before the
-        weight step, grad_norm before clipping, alive; with `architect` valid_loss, valid_accuracy (of the batch that the
+        architect: whether alphas move.  Metrics, f[G] each: loss and accuracy (per cent) on the
+        training batch before the
+        weight step, grad_norm before clipping, alive; with `architect` valid_loss,
+        valid_accuracy (of the batch that the
         alpha gradient was taken on), alpha_grad_norm, and the tree alpha_grads.
         """
         rate = np.asarray(rate, self.real)
@@ -375,7 +391,9 @@ class SearchStep:
         return state, metrics | extra
 
     def __call__(self, blocks, batches, rate, *, architect=True):
-        """Returns (blocks, metrics of each block) after one step of every seed; the blocks given are used up."""
+        """Returns (blocks, metrics of each block) after one step of every seed;
+        the blocks given are used up.
+        """
         moved, metrics = [], []
         for state, batch in zip(blocks, batches, strict=True):
             ready = self.prepare(state, batch)
@@ -387,9 +405,11 @@ class SearchStep:
         return tuple(moved), metrics
 
     def evaluate(self, blocks, batches):
-        """Returns each block's sums of loss, right answers and examples, f[G], over batches of all processes.
+        """Returns each block's sums of loss, right answers and examples, f[G], over batches of
+        all processes.
 
-        batches: iterable of this process's {"image": uint8[n, H, W, C], "label": int32[n], "mask": bool[n]}.
+        batches: iterable of this process's {"image": uint8[n, H, W, C], "label": int32[n],
+        "mask": bool[n]}.
         """
         totals = [jax.tree.map(jnp.zeros_like, state.totals) for state in blocks]
         for index, local in enumerate(batches):
@@ -406,7 +426,9 @@ class SearchStep:
         return totals
 
     def join(self, blocks):
-        """Returns the blocks as one State with all S seeds in order; copies where there are several."""
+        """Returns the blocks as one State with all S seeds in order;
+        copies where there are several.
+        """
         return blocks[0] if len(blocks) == 1 else self._joined(*blocks)
 
     def split(self, state):
@@ -431,7 +453,9 @@ class SearchStep:
         return jax.jit(jax.shard_map(body, mesh=self.mesh, in_specs=spec, out_specs=spec))
 
     def compile(self, image_shape):
-        """Compiles every program of a step on uint8 pictures [H, W, C]; returns {"trace_s", "compile_s"}."""
+        """Compiles every program of a step on uint8 pictures [H, W, C];
+        returns {"trace_s", "compile_s"}.
+        """
         groups, batch = self.mesh.shape["seed"], self.config.data.global_batch
         shape = (groups, batch)
         stream = {

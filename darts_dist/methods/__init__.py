@@ -1,4 +1,6 @@
-"""How architectures are searched: parts, each a pure function, and papers as rows that combine them."""
+"""How architectures are searched:
+parts, each a pure function, and papers as rows that combine them.
+"""
 
 import dataclasses
 
@@ -11,7 +13,8 @@ class Method:
     relaxation: str = "softmax"
 
 
-# DARTS, arXiv 1806.09055: first order; second order with the exact derivative; second order as its code takes it.
+# DARTS, arXiv 1806.09055: first order; second order with the exact derivative; second order as
+# its code takes it.
 PRESETS = {
     "darts_first": Method(hypergradient="first"),
     "darts_second": Method(hypergradient="exact"),

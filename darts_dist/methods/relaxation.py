@@ -4,7 +4,8 @@ import jax
 
 
 def softmax(alphas):
-    """Returns the weights of each edge's operations: softmax over the last axis (arXiv 1806.09055, eq. 2).
+    """Returns the weights of each edge's operations: softmax over the last axis (arXiv
+    1806.09055, eq. 2).
 
     alphas: tree of f[E, K].
     """

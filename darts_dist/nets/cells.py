@@ -1,14 +1,21 @@
-"""The search cell: every edge a mixture of all operations, computed source by source in few kernels.
+"""The search cell: every edge a mixture of all operations, computed source by source in few
+kernels.
 
-A state feeds all later nodes, so whatever depends on the source alone is done once a source: ReLU, pools, identity.
-The convolutions of one kind on all edges that leave a source are one call, their batch norms one reduction, and the
-sum over operations is one contraction over the raw outputs z:  sum_k p_k (z_k - mean_k) / std_k  =  sum_k c_k z_k - sum_k
+A state feeds all later nodes, so whatever depends on the source alone is done once a source:
+ReLU, pools, identity.
+The convolutions of one kind on all edges that leave a source are one call, their batch norms one
+reduction, and the
+sum over operations is one contraction over the raw outputs z:  sum_k p_k (z_k - mean_k) / std_k
+=  sum_k c_k z_k - sum_k
 c_k mean_k  with  c_k = p_k / std_k.  No normalised tensor is stored at the end of an edge.
 
-Edges are kept source-major (`Level`s: groups of states that feed the same nodes), so that a level's parameters are one
-contiguous slice; `edge_order` maps them to the paper's node-major rows.  Batch norms have no scale and shift.
+Edges are kept source-major (`Level`s: groups of states that feed the same nodes), so that a
+level's parameters are one
+contiguous slice; `edge_order` maps them to the paper's node-major rows.  Batch norms have no
+scale and shift.
 
-Letters: S sources and T targets of a level, E edges, O operations of a kind, R batch norms an edge, C channels.
+Letters: S sources and T targets of a level, E edges, O operations of a kind, R batch norms an
+edge, C channels.
 """
 
 import dataclasses
@@ -51,7 +58,9 @@ class Level:
 
 
 def levels(nodes):
-    """Returns the levels of a cell: the two inputs together, then every node but the last by itself."""
+    """Returns the levels of a cell:
+    the two inputs together, then every node but the last by itself.
+    """
     out = [Level((0, 1), tuple(range(nodes)), 0)]
     for node in range(1, nodes):
         out.append(Level((node + 1,), tuple(range(node, nodes)), out[-1].stop))
@@ -59,7 +68,9 @@ def levels(nodes):
 
 
 def edge_order(nodes):
-    """Returns, for each source-major row, its node-major row (the paper's and the alphas' order): int[E]."""
+    """Returns, for each source-major row, its node-major row (the paper's and the alphas'
+    order): int[E].
+    """
     first = np.cumsum([0] + [2 + node for node in range(nodes)])
     return np.array(
         [first[t] + s for level in levels(nodes) for s in level.sources for t in level.targets]
@@ -77,9 +88,11 @@ def is_separable(operation):
 
 
 def norm_rows(operations):
-    """Returns the names of an edge's batch norms in the order of their running statistics: [(operation, which)].
+    """Returns the names of an edge's batch norms in the order of their running statistics:
+    [(operation, which)].
 
-    First halves of separable convolutions, their second halves, dilated convolutions, pools; which counts from 0.
+    First halves of separable convolutions, their second halves, dilated convolutions, pools;
+    which counts from 0.
     """
     sep = [o for o in operations if is_separable(o)]
     dilated = [o for o in operations if o.startswith("dil_conv")]
@@ -88,7 +101,9 @@ def norm_rows(operations):
 
 
 class _EdgeConv(nnx.Module):
-    """Depthwise-pointwise weights of one operation on all edges: one pair, or two for separable convolutions."""
+    """Depthwise-pointwise weights of one operation on all edges:
+    one pair, or two for separable convolutions.
+    """
 
     def __init__(self, edges, channels, operation, *, keys, init, dtype):
         k = kernel_size(operation)
@@ -108,7 +123,9 @@ class _EdgeConv(nnx.Module):
 
 
 class _EdgeReduce(nnx.Module):
-    """Factorized reductions of all edges from the two inputs (skip connections of a reduction cell)."""
+    """Factorized reductions of all edges from the two inputs (skip connections of a reduction
+    cell).
+    """
 
     def __init__(self, edges, channels, *, keys, dtype):
         halves = (channels - channels // 2, channels // 2)
@@ -160,7 +177,8 @@ class MixedEdges(nnx.Module):
         return states
 
     def _level(self, level, h, p, train):
-        """Returns the sums over a level's edges (group axis T) and its batch norms' [(mean, variance)] f[S, T, R, C].
+        """Returns the sums over a level's edges (group axis T) and its batch norms' [(mean,
+        variance)] f[S, T, R, C].
 
         h: map with group axis S.  p: f[S, T, K].
         """
@@ -214,7 +232,9 @@ class MixedEdges(nnx.Module):
         ]
 
     def _weights(self, level, names, half):
-        """Depthwise f[S, O, T, k, k, C] and pointwise f[S, O, T, C, C] weights; smaller kernels are padded to the largest."""
+        """Depthwise f[S, O, T, k, k, C] and pointwise f[S, O, T, C, C] weights;
+        smaller kernels are padded to the largest.
+        """
         convs = [self.convs[o] for o in names]
         largest = max(kernel_size(o) for o in names)
         depthwise = []
@@ -236,7 +256,8 @@ class MixedEdges(nnx.Module):
         return jnp.concatenate(halves, self.layout.channel)
 
     def _moments(self, raw, pooled, targets, running, train):
-        """Mean and variance of raw maps (groups S, O, T), then pooled maps (group S): f[S, K, T, C], K operations.
+        """Mean and variance of raw maps (groups S, O, T), then pooled maps (group S): f[S, K, T,
+        C], K operations.
 
         Of this batch in training; from `running` f[S, T, K, C] otherwise.
         """
@@ -255,7 +276,9 @@ class MixedEdges(nnx.Module):
         return [arrange(v) for v in moments]
 
     def _update(self, seen):
-        """Moves the running statistics; seen: for each level the pairs of `_level`, f[S, T, R, C]."""
+        """Moves the running statistics; seen:
+        for each level the pairs of `_level`, f[S, T, R, C].
+        """
         if not seen[0]:
             return
         if hasattr(self, "skip"):
@@ -273,7 +296,9 @@ class MixedEdges(nnx.Module):
 
 
 class SearchCell(nnx.Module):
-    """Preprocesses two states, applies all mixed edges, and returns the nodes side by side: nodes * C channels."""
+    """Preprocesses two states, applies all mixed edges, and returns the nodes side by side:
+    nodes * C channels.
+    """
 
     def __init__(
         self,

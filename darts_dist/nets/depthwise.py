@@ -1,12 +1,17 @@
 """Depthwise convolution for CPU, batch-minor: one meaning, two forms, all orders of derivative.
 
-A depthwise convolution is bilinear in picture and filter, so its three members (output, cotangent of the picture,
-cotangent of the filter) are each other's transposes. They are bound as primitives with `defbilinear`: any nesting of
-jvp and vjp then stays within the three, where autodiff of a sum of shifts would store k*k products and `lax.conv`
-with feature groups runs 20 to 90 times too slow on CPU. Maps of at most `WHOLE_MAP` pixels a side use one matrix over
+A depthwise convolution is bilinear in picture and filter, so its three members (output,
+cotangent of the picture,
+cotangent of the filter) are each other's transposes. They are bound as primitives with
+`defbilinear`: any nesting of
+jvp and vjp then stays within the three, where autodiff of a sum of shifts would store k*k
+products and `lax.conv`
+with feature groups runs 20 to 90 times too slow on CPU. Maps of at most `WHOLE_MAP` pixels a
+side use one matrix over
 all pixels instead, pure matrix products.
 
-Letters: G groups, M filters on one group's map, C channels, H W pixels, N batch, k filter side, s stride, d dilation.
+Letters: G groups, M filters on one group's map, C channels, H W pixels, N batch, k filter side,
+s stride, d dilation.
 """
 
 import functools
@@ -37,7 +42,9 @@ def depthwise(x, w, *, stride, dilation):
 
 
 def _hits(k, size, stride, dilation):
-    """0/1 array [k, out, in]: tap i of output o reads input position o * stride + i * dilation - pad."""
+    """0/1 array [k, out, in]:
+    tap i of output o reads input position o * stride + i * dilation - pad.
+    """
     out = -(-size // stride)
     at = np.arange(out)[None] * stride + (np.arange(k) * dilation - dilation * (k // 2))[:, None]
     return (at[..., None] == np.arange(size)).astype(np.float32)
@@ -63,7 +70,9 @@ def _pad(x, low, high, interior):
 
 
 def _taps(padded, w, stride, dilation, height, width):
-    """Sum over taps of shifted `padded` f[..., C, Hp, Wp, N] times w f[..., k, k, C]: [..., C, height, width, N]."""
+    """Sum over taps of shifted `padded` f[..., C, Hp, Wp, N] times w f[..., k, k, C]:
+    [..., C, height, width, N].
+    """
     k = w.shape[-2]
     total = None
     for i in range(k):
@@ -94,7 +103,8 @@ def _picture_impl(g, w, *, k, stride, dilation, height, width):
         # Group by group: as one kernel XLA would repeat all taps in each of its consumers.
         return lax.map(lambda own: _taps(*own, 1, dilation, height, width), (padded[:, 0], w[:, 0]))
 
-    # One fused body, looped over the filters: as an unrolled sum XLA splits the taps into k * k kernels.
+    # One fused body, looped over the filters: as an unrolled sum XLA splits the taps into k * k
+    # kernels.
     def body(m, total):
         at = functools.partial(lax.dynamic_index_in_dim, index=m, axis=1, keepdims=False)
         return total + _taps(at(padded), at(w), 1, dilation, height, width)
@@ -106,7 +116,9 @@ def _picture_impl(g, w, *, k, stride, dilation, height, width):
 
 
 def _filter_impl(x, g, *, k, stride, dilation, height, width):
-    """Cotangent of the filter, f[G, M, k, k, C]: all pairs of rows for each column of taps, as one matrix product."""
+    """Cotangent of the filter, f[G, M, k, k, C]:
+    all pairs of rows for each column of taps, as one matrix product.
+    """
     G, M, C, Ho, Wo, N = g.shape
     pad = dilation * (k // 2)
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 3 + [(pad, pad, 0), (0, 0, 0)])

@@ -1,6 +1,7 @@
 """Initial values by PyTorch's default rules, of version 0.3.1 (`original`) or of today (`modern`).
 
-They differ in two places: 0.3.1 counts all input channels of a grouped convolution in its bound, and draws the scale
+They differ in two places: 0.3.1 counts all input channels of a grouped convolution in its bound,
+and draws the scale
 of a batch norm uniformly from [0, 1) instead of starting at 1.
 """
 
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 
 
 class Keys:
-    """A counter over one random key: every call gives another key. Lives while a module is built, never after."""
+    """A counter over one random key: every call gives another key.
+    Lives while a module is built, never after.
+    """
 
     def __init__(self, key):
         self.key, self.count = key, 0
@@ -37,7 +40,9 @@ def pointwise(keys, shape, dtype=jnp.float32):
 
 
 def depthwise(keys, shape, init, dtype=jnp.float32):
-    """Returns depthwise kernels f[..., k, k, C]; bound 1 / sqrt(C k k) as in 0.3.1 or 1 / k today."""
+    """Returns depthwise kernels f[..., k, k, C];
+    bound 1 / sqrt(C k k) as in 0.3.1 or 1 / k today.
+    """
     k, _, channels = shape[-3:]
     return uniform(
         keys, shape, 1 / math.sqrt(k * k * (channels if init == "original" else 1)), dtype

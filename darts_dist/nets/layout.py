@@ -1,15 +1,20 @@
-"""The two memory layouts of feature maps, and every operation whose fastest form depends on the layout.
+"""The two memory layouts of feature maps, and every operation whose fastest form depends on the
+layout.
 
-`BatchMinor` (CPU): batch last, so that shifts and matrix products run along contiguous rows; depthwise convolutions by
-the bilinear primitives of `depthwise`.  `ChannelsLast` (accelerators): a depthwise and the pointwise convolution after
-it are folded into one dense convolution for the matrix units.  Both compute the same mathematics from the same
+`BatchMinor` (CPU): batch last, so that shifts and matrix products run along contiguous rows;
+depthwise convolutions by
+the bilinear primitives of `depthwise`.  `ChannelsLast` (accelerators): a depthwise and the
+pointwise convolution after
+it are folded into one dense convolution for the matrix units.  Both compute the same mathematics
+from the same
 parameters; a network is written once over this interface.
 
 A map may carry group axes between batch and channels, written `...` below:
 
     BatchMinor    f[..., C, H, W, N]        ChannelsLast    f[N, H, W, ..., C]
 
-Letters: N batch, H W pixels, C D channels, S sources (states with the same targets), T targets, O operations of a kind.
+Letters: N batch, H W pixels, C D channels, S sources (states with the same targets), T targets,
+O operations of a kind.
 """
 
 import jax
@@ -21,7 +26,9 @@ from darts_dist.nets.depthwise import depthwise
 
 
 def widen(x):
-    """Returns x in float32 when it is narrower: sums, statistics and losses are never taken in bfloat16."""
+    """Returns x in float32 when it is narrower:
+    sums, statistics and losses are never taken in bfloat16.
+    """
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
 
 
@@ -39,7 +46,9 @@ class BatchMinor:
 
     @staticmethod
     def spread(v):
-        """Returns per-channel values f[..., C] in a shape that multiplies a map with the same group axes."""
+        """Returns per-channel values f[..., C] in a shape that multiplies a map with the same
+        group axes.
+        """
         return v[..., None, None, None]
 
     @staticmethod
@@ -59,7 +68,8 @@ class BatchMinor:
 
     @staticmethod
     def moments(maps):
-        """Returns the means of values and of squares of several maps f[S, (O, T,) C, H, W, N]: two f[S, R, C].
+        """Returns the means of values and of squares of several maps f[S, (O, T,) C, H, W, N]:
+        two f[S, R, C].
 
         R runs over all group axes but S of the first map, then of the second, and so on.
         Summed over rows of pixels first and over their number after the concatenation: one long
@@ -78,7 +88,8 @@ class BatchMinor:
     def mix(big, small):
         """Returns sum_so z c + sum_s x c, f[T, C, H, W, N].
 
-        big: pairs (z f[S, O, T, C, H, W, N], c f[S, O, T, C]).  small: pairs (x f[S, C, H, W, N], c f[S, T, C]).
+        big: pairs (z f[S, O, T, C, H, W, N], c f[S, O, T, C]).  small: pairs (x f[S, C, H, W,
+        N], c f[S, T, C]).
         """
         spread = BatchMinor.spread
         terms = [(widen(z) * spread(c)).sum((0, 1)) for z, c in big]
@@ -94,7 +105,9 @@ class BatchMinor:
 
     @staticmethod
     def conv(x, w, stride, padding):
-        """Returns the convolution of one map by w f[kH, kW, C, D]; stride and padding are (height, width) pairs."""
+        """Returns the convolution of one map by w f[kH, kW, C, D];
+        stride and padding are (height, width) pairs.
+        """
         kernel = (w.shape[0], w.shape[1])
         padded = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
         sizes = [
@@ -116,7 +129,8 @@ class BatchMinor:
 
     @staticmethod
     def separable(x, dw, pw, stride, dilation):
-        """Returns each source's map through O * T depthwise-pointwise pairs, f[S, O, T, D, H', W', N].
+        """Returns each source's map through O * T depthwise-pointwise pairs, f[S, O, T, D, H',
+        W', N].
 
         x: f[S, C, H, W, N].  dw: f[S, O, T, k, k, C].  pw: f[S, O, T, C, D].
         """
@@ -128,7 +142,9 @@ class BatchMinor:
 
     @staticmethod
     def separable_each(x, dw, pw):
-        """Returns each map through its own pair: x f[S, O, T, C, H, W, N], dw f[S, O, T, k, k, C], pw f[S, O, T, C, D]."""
+        """Returns each map through its own pair:
+        x f[S, O, T, C, H, W, N], dw f[S, O, T, k, k, C], pw f[S, O, T, C, D].
+        """
         count = x.shape[0] * x.shape[1] * x.shape[2]
         w = dw.reshape(count, 1, *dw.shape[3:]).astype(x.dtype)
         y = depthwise(x.reshape(count, *x.shape[3:]), w, stride=1, dilation=1)
@@ -143,7 +159,9 @@ class BatchMinor:
 
     @staticmethod
     def pointwise_targets(x, w):
-        """Returns 1x1 convolutions of every source for every target: f[S, C, ...] by w f[S, T, C, D] -> f[S, 1, T, D, ...]."""
+        """Returns 1x1 convolutions of every source for every target:
+        f[S, C, ...] by w f[S, T, C, D] -> f[S, 1, T, D, ...].
+        """
         S, T, C, D = w.shape
         rows = jnp.swapaxes(w, 2, 3).reshape(S, T * D, C).astype(x.dtype)
         y = lax.dot_general(rows, x.reshape(S, C, -1), (((2,), (1,)), ((0,), (0,))))
@@ -164,7 +182,9 @@ class ChannelsLast:
 
     @staticmethod
     def spread(v):
-        """Returns per-channel values f[..., C] in a shape that multiplies a map with the same group axes."""
+        """Returns per-channel values f[..., C] in a shape that multiplies a map with the same
+        group axes.
+        """
         return v[None, None, None]
 
     @staticmethod
@@ -184,9 +204,11 @@ class ChannelsLast:
 
     @staticmethod
     def moments(maps):
-        """Returns the means of values and of squares of several maps, two f[S, R, C] (see BatchMinor.moments).
+        """Returns the means of values and of squares of several maps, two f[S, R, C] (see
+        BatchMinor.moments).
 
-        Summed over space first and over the batch after the concatenation: one second-stage reduction for all.
+        Summed over space first and over the batch after the concatenation: one second-stage
+        reduction for all.
         """
 
         def mean(power):
@@ -215,7 +237,9 @@ class ChannelsLast:
 
     @staticmethod
     def conv(x, w, stride, padding, *, dilation=1, groups=1):
-        """Returns the convolution of one map by w f[kH, kW, C / groups, D]; stride, padding: (height, width) pairs."""
+        """Returns the convolution of one map by w f[kH, kW, C / groups, D];
+        stride, padding: (height, width) pairs.
+        """
         return lax.conv_general_dilated(
             x,
             w.astype(x.dtype),
@@ -228,9 +252,11 @@ class ChannelsLast:
 
     @staticmethod
     def separable(x, dw, pw, stride, dilation):
-        """Returns each source's map through O * T depthwise-pointwise pairs, f[N, H', W', S, O, T, D].
+        """Returns each source's map through O * T depthwise-pointwise pairs, f[N, H', W', S, O,
+        T, D].
 
-        x: f[N, H, W, S, C].  dw: f[S, O, T, k, k, C].  pw: f[S, O, T, C, D].  Each pair is one dense kernel dw * pw.
+        x: f[N, H, W, S, C].  dw: f[S, O, T, k, k, C].  pw: f[S, O, T, C, D].  Each pair is one
+        dense kernel dw * pw.
         """
         S, O, T, k, _, C = dw.shape
         dense = dw[..., None] * pw[:, :, :, None, None]  # S, O, T, k, k, C, D
@@ -242,7 +268,9 @@ class ChannelsLast:
 
     @staticmethod
     def separable_each(x, dw, pw):
-        """Returns each map through its own pair: x f[N, H, W, S, O, T, C] (see BatchMinor.separable_each)."""
+        """Returns each map through its own pair:
+        x f[N, H, W, S, O, T, C] (see BatchMinor.separable_each).
+        """
         groups = x.shape[3] * x.shape[4] * x.shape[5]
         one = (groups, 1, 1)
         flat = x.reshape(*x.shape[:3], groups, -1)
@@ -253,7 +281,9 @@ class ChannelsLast:
 
     @staticmethod
     def pointwise_targets(x, w):
-        """Returns 1x1 convolutions of every source for every target: w f[S, T, C, D] -> f[N, H, W, S, 1, T, D]."""
+        """Returns 1x1 convolutions of every source for every target:
+        w f[S, T, C, D] -> f[N, H, W, S, 1, T, D].
+        """
         return jnp.einsum("nhwsc,stcd->nhwstd", x, w.astype(x.dtype))[:, :, :, :, None]
 
 
@@ -266,7 +296,9 @@ def default_layout():
 
 
 def subsample(x, layout, offset):
-    """Returns every second row and column from `offset` on; an odd side is padded by zeros for offset 1."""
+    """Returns every second row and column from `offset` on;
+    an odd side is padded by zeros for offset 1.
+    """
     index = [slice(None)] * x.ndim
     pads = [(0, 0)] * x.ndim
     for axis in layout.space:

@@ -1,7 +1,10 @@
-"""Batch normalisation with explicit state: one-pass moments, unbiased running variance, sync over a mesh axis by option.
+"""Batch normalisation with explicit state: one-pass moments, unbiased running variance, sync
+over a mesh axis by option.
 
-Running statistics are values that a module replaces whole (`set_value`); the pure functions of `pure` hand them out.
-With `axis_name` the moments are averaged over that mesh axis (statistics of the whole global batch).
+Running statistics are values that a module replaces whole (`set_value`); the pure functions of
+`pure` hand them out.
+With `axis_name` the moments are averaged over that mesh axis (statistics of the whole global
+batch).
 """
 
 import jax
@@ -15,17 +18,22 @@ MOMENTUM = 0.1
 
 
 def mean_and_variance(moments, axis_name=None):
-    """Returns mean and biased variance from means of values and of squares, averaged over `axis_name` when given."""
+    """Returns mean and biased variance from means of values and of squares, averaged over
+    `axis_name` when given.
+    """
     if axis_name is not None:
         moments = jax.lax.pmean(moments, axis_name)
     mean, square = moments
     variance = square - jnp.square(mean)
-    # Rounding can leave a tiny negative; `where` keeps the gradient of an exact zero, `maximum` would halve it.
+    # Rounding can leave a tiny negative; `where` keeps the gradient of an exact zero, `maximum`
+    # would halve it.
     return mean, jnp.where(variance < 0, jnp.zeros((), variance.dtype), variance)
 
 
 def examples_seen(count, axis_name=None):
-    """Returns over how many values a moment was taken: `count` here, times the size of `axis_name` when given."""
+    """Returns over how many values a moment was taken:
+    `count` here, times the size of `axis_name` when given.
+    """
     return count * jax.lax.axis_size(axis_name) if axis_name is not None else count
 
 
@@ -35,7 +43,9 @@ def unbiased(variance, count):
 
 
 class RunningStatistics(nnx.Module):
-    """Running mean (0 at first) and variance (1 at first) of any shape; momentum 0.1 in PyTorch's sense."""
+    """Running mean (0 at first) and variance (1 at first) of any shape;
+    momentum 0.1 in PyTorch's sense.
+    """
 
     def __init__(self, shape, dtype=jnp.float32):
         self.mean = nnx.BatchStat(jnp.zeros(shape, dtype))
@@ -53,7 +63,9 @@ class RunningStatistics(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """Normalises one map (no group axes) over batch and pixels; `affine` adds a scale and a shift a channel."""
+    """Normalises one map (no group axes) over batch and pixels;
+    `affine` adds a scale and a shift a channel.
+    """
 
     def __init__(
         self,

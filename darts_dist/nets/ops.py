@@ -1,7 +1,9 @@
-"""Candidate operations one by one, as fixed networks use them, and the convolutions of stems and preprocessing.
+"""Candidate operations one by one, as fixed networks use them, and the convolutions of stems and
+preprocessing.
 
 The search network computes the same operations for all edges at once (`cells.SearchCell`).
-Source of the structures: arXiv 1806.09055 and its code; each takes and returns one map of C channels.
+Source of the structures: arXiv 1806.09055 and its code; each takes and returns one map of C
+channels.
 """
 
 import jax
@@ -70,7 +72,9 @@ class ReluConvBN(nnx.Module):
 
 
 class FactorizedReduce(nnx.Module):
-    """ReLU, two 1x1 convolutions of stride 2, from pixel (0, 0) and from (1, 1), side by side, batch norm (as above)."""
+    """ReLU, two 1x1 convolutions of stride 2, from pixel (0, 0) and from (1, 1), side by side,
+    batch norm (as above).
+    """
 
     def __init__(
         self,
@@ -104,7 +108,9 @@ class FactorizedReduce(nnx.Module):
 
 
 class _Separable(nnx.Module):
-    """ReLU, depthwise k x k, pointwise, batch norm: half a separable convolution, or a dilated one."""
+    """ReLU, depthwise k x k, pointwise, batch norm:
+    half a separable convolution, or a dilated one.
+    """
 
     def __init__(
         self, channels, k, stride, dilation, *, keys, layout, affine, init, axis_name, dtype

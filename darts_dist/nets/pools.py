@@ -1,7 +1,9 @@
 """3x3 pooling on maps of either layout, as maxima and sums of shifted views.
 
-`jnp.maximum` alone would share the gradient of a tie; here it goes to the first maximum of a window, as the original's
-does (padding and cutout make ties common).  Works on any map with two space axes; `axes` = (height, width) are counted
+`jnp.maximum` alone would share the gradient of a tie; here it goes to the first maximum of a
+window, as the original's
+does (padding and cutout make ties common).  Works on any map with two space axes; `axes` =
+(height, width) are counted
 from the end, `height` and `width` are the unpooled map's.
 """
 
@@ -16,7 +18,9 @@ from darts_dist.nets.primitives import alike, linear_pair
 
 
 def _views(x, axes, stride, fill):
-    """The 9 shifted (and strided) views of a map, row by row, padded by 1: ceil(H / stride) x ceil(W / stride) each."""
+    """The 9 shifted (and strided) views of a map, row by row, padded by 1:
+    ceil(H / stride) x ceil(W / stride) each.
+    """
     config = [(0, 0, 0)] * x.ndim
     for axis in axes:
         config[axis] = (1, 1, 0)
@@ -88,7 +92,9 @@ def _sizes(x, axes, stride):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def max_pool(x, axes, stride):
-    """Returns the 3x3 maximum, padded by -inf; its gradient goes to the first maximum of a window."""
+    """Returns the 3x3 maximum, padded by -inf;
+    its gradient goes to the first maximum of a window.
+    """
     return functools.reduce(jnp.maximum, _views(x, axes, stride, -np.inf))
 
 

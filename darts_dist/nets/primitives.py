@@ -1,7 +1,10 @@
-"""Primitives with transposes of our own: what plain autodiff would turn into one kernel for each shifted view.
+"""Primitives with transposes of our own: what plain autodiff would turn into one kernel for each
+shifted view.
 
-jax transposes a slice into a pad, and XLA on CPU gives every pad a kernel.  A linear operation whose transpose is written
-as slices too stays one kernel in every order of derivative.  (custom_vjp would block the forward derivative.)
+jax transposes a slice into a pad, and XLA on CPU gives every pad a kernel.  A linear operation
+whose transpose is written
+as slices too stays one kernel in every order of derivative.  (custom_vjp would block the forward
+derivative.)
 """
 
 import functools
@@ -14,7 +17,9 @@ from jax.interpreters import ad, batching, mlir
 
 
 def alike(*arrays):
-    """Returns the arrays, each varying over every mesh axis that one of them varies over (as jax does for its own)."""
+    """Returns the arrays, each varying over every mesh axis that one of them varies over (as jax
+    does for its own).
+    """
     axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
     every = frozenset().union(*axes)
     return [
@@ -24,9 +29,11 @@ def alike(*arrays):
 
 
 def primitive(name, impl, shape):
-    """Returns a primitive computed by `impl(*arrays, **sizes)`; `shape(*shapes, **sizes)` is its result's shape.
+    """Returns a primitive computed by `impl(*arrays, **sizes)`; `shape(*shapes, **sizes)` is its
+    result's shape.
 
-    The result has the first array's dtype and varies over the mesh axes that the arrays (made `alike`) vary over.
+    The result has the first array's dtype and varies over the mesh axes that the arrays (made
+    `alike`) vary over.
     """
     made = Primitive(name)
 
@@ -46,9 +53,11 @@ def primitive(name, impl, shape):
 
 
 def linear_pair(name, impl, shape, transposed_impl, transposed_shape):
-    """Returns two primitives, each the transpose of the other: linear in the first array, the rest constants.
+    """Returns two primitives, each the transpose of the other: linear in the first array, the
+    rest constants.
 
-    Their axes must be counted from the end, so that batched arrays can simply have one axis more in front.
+    Their axes must be counted from the end, so that batched arrays can simply have one axis more
+    in front.
     """
     one, other = (
         primitive(name, impl, shape),

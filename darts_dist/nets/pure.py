@@ -1,11 +1,15 @@
-"""The only door from flax nnx modules to pytrees: parameters and statistics as nested dicts, calls as pure functions."""
+"""The only door from flax nnx modules to pytrees:
+parameters and statistics as nested dicts, calls as pure functions.
+"""
 
 import jax
 from flax import nnx
 
 
 def split(module):
-    """Returns (graph definition, parameters, statistics) of a module, both trees nested dicts of arrays."""
+    """Returns (graph definition, parameters, statistics) of a module, both trees nested dicts of
+    arrays.
+    """
     graph, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
@@ -37,7 +41,9 @@ def pure(build):
 
 
 def remat(module, *inputs, train):
-    """Returns module(*inputs), recomputed in the backward pass; its running statistics move as in a plain call."""
+    """Returns module(*inputs), recomputed in the backward pass;
+    its running statistics move as in a plain call.
+    """
     graph, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
 
     @jax.checkpoint

@@ -1,4 +1,5 @@
-"""The search network: a stem, cells of mixed edges, global pooling and a linear classifier (arXiv 1806.09055, section 2).
+"""The search network: a stem, cells of mixed edges, global pooling and a linear classifier
+(arXiv 1806.09055, section 2).
 
 It takes mixture weights, not alphas: what turns alphas into weights is a method's business.
 """
@@ -18,7 +19,9 @@ STEM_MULTIPLIER = 3
 
 
 class CifarStem(nnx.Module):
-    """3x3 convolution to 3 C channels and an affine batch norm; both first states are its output."""
+    """3x3 convolution to 3 C channels and an affine batch norm;
+    both first states are its output.
+    """
 
     def __init__(self, channels_in, channels, *, keys, layout, init, axis_name, dtype):
         self.layout = layout
@@ -40,7 +43,9 @@ class CifarStem(nnx.Module):
 
 
 class ImageNetStem(nnx.Module):
-    """Three 3x3 convolutions of stride 2: states at a quarter and at an eighth of the image's side."""
+    """Three 3x3 convolutions of stride 2:
+    states at a quarter and at an eighth of the image's side.
+    """
 
     reduces = True
 
@@ -90,9 +95,12 @@ def is_reduction(cell, cells):
 class Supernet(nnx.Module):
     """Logits of images under mixture weights.
 
-    channels: width C of the first cells; doubled at each reduction.  operations: names in the order of the weights' columns.
-    stem: "cifar" or "imagenet" (first states at 1/4 and 1/8).  init: "original" or "modern" (`init`).  layout: a name in
-    LAYOUTS or None for the backend's best.  axis_name: mesh axis over which batch statistics are averaged, or None.
+    channels: width C of the first cells; doubled at each reduction.  operations: names in the
+    order of the weights' columns.
+    stem: "cifar" or "imagenet" (first states at 1/4 and 1/8).  init: "original" or "modern"
+    (`init`).  layout: a name in
+    LAYOUTS or None for the backend's best.  axis_name: mesh axis over which batch statistics are
+    averaged, or None.
     remat: recompute each cell in the backward pass instead of storing its activations.
     """
 
@@ -149,8 +157,10 @@ class Supernet(nnx.Module):
     def __call__(self, images, weights, *, train):
         """Returns logits f[N, classes] in at least float32.
 
-        images: f[N, H, W, channels_in].  weights: {"normal": f[E, K], "reduce": f[E, K]}, rows node-major.
-        train: normalise by batch statistics and move the running ones; otherwise use the running ones.
+        images: f[N, H, W, channels_in].  weights: {"normal": f[E, K], "reduce": f[E, K]},
+        rows node-major.
+        train: normalise by batch statistics and move the running ones; otherwise use the running
+        ones.
         """
         states = self.stem(self.layout.from_images(images), train=train)
         for cell, reduction in zip(self.cells, self.reductions, strict=True):

@@ -8,12 +8,15 @@ CELLS = ("normal", "reduce")
 
 
 def alpha_shape(config: Config) -> tuple[int, int]:
-    """Returns (E, K): edges of a cell, one from every earlier state to every node, and operations on each."""
+    """Returns (E, K): edges of a cell, one from every earlier state to every node, and
+    operations on each.
+    """
     return sum(2 + node for node in range(config.network.nodes)), len(config.space.operations)
 
 
 def build(config: Config, classes: int, dtype, layout: str | None = None):
-    """Returns (init, apply) of the search network (`nets.pure`) for so many classes, parameters in `dtype`.
+    """Returns (init, apply) of the search network (`nets.pure`) for so many classes, parameters
+    in `dtype`.
 
     layout: a name of `nets.layout.LAYOUTS`; None for the fastest on the default backend.
     """

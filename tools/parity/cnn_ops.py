@@ -13,7 +13,7 @@ from darts_dist.nets.init import Keys
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.ops import OPS, FactorizedReduce, ReluConvBN
 from darts_dist.nets.pure import pure
-from parity.vectors import check_case, images, read_cases, under
+from parity.vectors import check_case, images, read_cases, side_by_side, under
 
 STEM = "cnn_ops"
 TOLERANCE = {64: 1e-10, 32: 1e-5}
@@ -24,11 +24,12 @@ UNGROUPED = ("conv_7x1_1x7",)  # in no mixture
 
 def check(directory):
     """Yields the rows of all cases, in every layout and precision."""
-    for case in read_cases(directory, STEM):
-        compute = functools.partial(outputs, case)
-        yield from check_case(
-            STEM, case, lambda _: LAYOUTS, compute, lambda bits, _: TOLERANCE[bits]
-        )
+    yield from side_by_side(_check, read_cases(directory, STEM))
+
+
+def _check(case):
+    compute = functools.partial(outputs, case)
+    return check_case(STEM, case, lambda _: LAYOUTS, compute, lambda bits, _: TOLERANCE[bits])
 
 
 def outputs(case, layout, bits):

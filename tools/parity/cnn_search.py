@@ -13,7 +13,7 @@ from darts_dist.spaces import cnn
 from darts_dist.steps import cross_entropy
 from parity import steps
 from parity.cnn_genotypes import genotype
-from parity.vectors import check_case, exact, guarded, images, read_cases, under
+from parity.vectors import check_case, exact, guarded, images, read_cases, side_by_side, under
 
 STEM = "cnn_search"
 LOSSES = ("logits_train", "logits_eval", "loss_train", "loss_eval", "valid_loss")
@@ -36,17 +36,19 @@ def check(directory):
 
     Passes run in float64 in every layout; all else in the layout that search takes.
     """
-    for case in read_cases(directory, STEM):
-        kind = case.settings["kind"]
-        every, own = tuple(LAYOUTS), (default_layout(),)
-        if kind == "forward":
-            yield from guarded(STEM, case.name, "", functools.partial(_names, case))
+    yield from side_by_side(_check, read_cases(directory, STEM))
 
-        def layouts(bits, chosen=every if kind == "forward" else own, own=own):
-            return chosen if bits == 64 else own
 
-        compute = functools.partial(RUNS[kind], case)
-        yield from check_case(STEM, case, layouts, compute, tolerance)
+def _check(case):
+    kind, own = case.settings["kind"], (default_layout(),)
+    if kind == "forward":
+        yield from guarded(STEM, case.name, "", functools.partial(_names, case))
+
+    def layouts(bits):
+        return tuple(LAYOUTS) if kind == "forward" and bits == 64 else own
+
+    compute = functools.partial(RUNS[kind], case)
+    yield from check_case(STEM, case, layouts, compute, tolerance)
 
 
 def _names(case):

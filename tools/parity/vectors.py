@@ -1,5 +1,6 @@
 """Reading files of test vectors and comparing arrays with them."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -129,6 +130,13 @@ def exact(stem, case, run, quantity, found, wanted):
     equal = found == wanted
     note = "" if equal else f"found {found!r}, wanted {wanted!r}"[:300]
     return Row(stem, case, run, quantity, 0.0 if equal else float("inf"), 0.0, note)
+
+
+def side_by_side(check, cases, threads=2):
+    """Yields the rows of check(case) of all cases in order; most of the time is spent compiling."""
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for rows in pool.map(lambda case: list(check(case)), cases):
+            yield from rows
 
 
 def check_case(stem, case, layouts, compute, tolerance):
