@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ class Work:
     checkpoint; flush() completes it.
     """
 
-    feed: Callable[[int], Iterator]
+    feed: Callable[[int], Any]
     advance: Callable[[Any, Any, int], tuple[Any, Any]]
     report: Callable[[int, Any, float], None]
     end_epoch: Callable[[int, Any], None]

@@ -35,7 +35,7 @@ def clip_by_norm(limit):
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
     return (
-        optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+        optax.GradientTransformation(lambda params: optax.EmptyState(), update)
         if limit
         else optax.identity()
     )
@@ -64,16 +64,18 @@ def adam(betas, epsilon, weight_decay, placement):
     """
     scale = optax.scale_by_adam(*betas, eps=epsilon)
     if placement == "original":
-        scale = optax.GradientTransformation(scale.init, _original_adam(*betas, epsilon))
+        scale = optax.GradientTransformation(
+            scale.init, _original_adam(betas[0], betas[1], epsilon)
+        )
     return optax.chain(optax.add_decayed_weights(weight_decay), scale)
 
 
 def _original_adam(beta1, beta2, epsilon):
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         del params
         count = state.count + 1
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.nu, grads)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.nu, updates)
 
         def step(m, v):
             t = count.astype(m.dtype)

@@ -13,6 +13,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax import core
 from jax.sharding import NamedSharding, PartitionSpec
 
 SEED, BATCH, SHARED, SCALAR = "seed", "batch", "shared", "scalar"
@@ -58,7 +59,7 @@ class Program:
         """Runs the program; under tracing by `signatures_of` it notes the shapes instead."""
         if self.executable is not None:
             return self.executable(*args)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+        if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(args)):
             self.signature = tuple(
                 jax.tree.map(lambda x, kind=kind: self._shape(x, kind), arg)
                 for kind, arg in zip(self.takes, args, strict=True)

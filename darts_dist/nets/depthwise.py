@@ -101,7 +101,9 @@ def _picture_impl(g, w, *, k, stride, dilation, height, width):
     w = w[:, :, ::-1, ::-1]
     if w.shape[1] == 1:
         # Group by group: as one kernel XLA would repeat all taps in each of its consumers.
-        return lax.map(lambda own: _taps(*own, 1, dilation, height, width), (padded[:, 0], w[:, 0]))
+        return lax.map(
+            lambda own: _taps(own[0], own[1], 1, dilation, height, width), (padded[:, 0], w[:, 0])
+        )
 
     # One fused body, looped over the filters: as an unrolled sum XLA splits the taps into k * k
     # kernels.

@@ -17,6 +17,8 @@ Letters: N batch, H W pixels, C D channels, S sources (states with the same targ
 O operations of a kind.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -94,7 +96,8 @@ class BatchMinor:
         spread = BatchMinor.spread
         terms = [(widen(z) * spread(c)).sum((0, 1)) for z, c in big]
         if small:
-            terms.append(sum((widen(x)[:, None] * spread(c) for x, c in small), start=0.0).sum(0))
+            shares = [widen(x)[:, None] * spread(c) for x, c in small]
+            terms.append(functools.reduce(jnp.add, shares).sum(0))
         return sum(terms[1:], start=terms[0])
 
     @staticmethod
@@ -225,9 +228,8 @@ class ChannelsLast:
         spread = ChannelsLast.spread
         terms = [(widen(z) * spread(c)).sum((3, 4)) for z, c in big]
         if small:
-            terms.append(
-                sum((widen(x)[..., None, :] * spread(c) for x, c in small), start=0.0).sum(3)
-            )
+            shares = [widen(x)[..., None, :] * spread(c) for x, c in small]
+            terms.append(functools.reduce(jnp.add, shares).sum(3))
         return sum(terms[1:], start=terms[0])
 
     @staticmethod

@@ -83,7 +83,7 @@ class BatchNorm(nnx.Module):
         if affine:
             scale = (
                 jax.random.uniform(keys(), (features,), dtype)
-                if init == "original"
+                if init == "original" and keys is not None
                 else jnp.ones(features, dtype)
             )
             self.scale, self.shift = nnx.Param(scale), nnx.Param(jnp.zeros(features, dtype))

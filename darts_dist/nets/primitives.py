@@ -11,7 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import core, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -44,7 +44,7 @@ def primitive(name, impl, shape):
         out = shape(first.shape, *(x.shape for x in rest), **sizes)
         sharding = jax.NamedSharding(first.sharding.mesh, jax.P(*[None] * len(out)))
         mat = first.manual_axis_type
-        return jax.core.ShapedArray(out, first.dtype, sharding=sharding, manual_axis_type=mat)
+        return core.ShapedArray(out, first.dtype, sharding=sharding, manual_axis_type=mat)
 
     made.def_impl(evaluate)
     made.def_abstract_eval(abstract)
@@ -73,7 +73,7 @@ def _make_linear(made, back):
         t = tangents[0]
         out = made.bind(*primals, **sizes)
         if isinstance(t, ad.Zero):
-            return out, ad.Zero.from_primal_value(out)
+            return out, ad.Zero.from_primal_value(out)  # pyright: ignore[reportAttributeAccessIssue]
         return out, made.bind(t, *primals[1:], **sizes)
 
     def transpose(cotangent, x, *constants, **sizes):
