@@ -38,7 +38,6 @@ lint: $(VENV)/.dev
 	$(py) -m pyright --pythonpath $(py)
 
 bench: $(VENV)/.dev
-	$(py) tools/bench.py kernels
 	$(py) tools/bench.py input
 
 clean:

@@ -117,7 +117,7 @@ class Run:
         """Returns one prepared batch; at: its number where a case has several."""
         x = images(self.case.inputs, f"x_{name}")[at].astype(self.dtype)
         y = self.case.inputs[f"y_{name}"][at].astype(np.int32)
-        return self.step.place((x[None], y[None]), BATCH)
+        return self.step.place((x[None], y[None]), BATCH, whole=True)
 
     def update(self, state, train, valid, rate):
         """Returns (state, metrics, seen) of a step; seen: what its architecture part computed."""
