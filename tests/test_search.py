@@ -1,4 +1,4 @@
-"""A whole search through the command line: killed, resumed and left alone, it ends in the same state."""
+"""Whole searches by the command line: killed, stopped, resumed, they end as one left alone does."""
 
 import json
 import os
