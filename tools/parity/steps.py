@@ -77,12 +77,12 @@ def imported(case, config):
 class Run:
     """A search of one seed on one device, from the weights, statistics and alphas of a case."""
 
-    def __init__(self, case, bits, hypergradient):
+    def __init__(self, case, layout, bits, hypergradient):
         """Traces nothing yet; hypergradient: a name of `methods.hypergradient`."""
         config = config_of(case, bits, hypergradient)
         self.case, self.config, self.dtype = case, config, f"float{bits}"
         self.sizes = sizes_of(config)
-        network = cnn.build(config, config.network.classes, self.dtype)
+        network = cnn.build(config, config.network.classes, self.dtype, layout)
         self.step = SearchStep(
             config,
             cluster.make_mesh(1, 1, 1),
@@ -164,9 +164,8 @@ def _watched(step):
 
 def architect(case, layout, bits):
     """Returns the outputs of an `architect` case: first order, second with both derivatives."""
-    del layout
     first, differences, exact = (
-        Run(case, bits, name) for name in ("first", "finite_difference", "exact")
+        Run(case, layout, bits, name) for name in ("first", "finite_difference", "exact")
     )
     found = {f"first/{name}": value for name, value in _architecture_step(first, None).items()}
     buffers = {"unrolled": under(case.inputs, "momentum/"), "unrolled_nomomentum": None}
@@ -221,9 +220,8 @@ def distance(a, b):
 
 def trajectory(case, layout, bits):
     """Returns the outputs of a trajectory: what every step showed, and the state at the end."""
-    del layout
     settings = case.settings
-    run = Run(case, bits, HYPERGRADIENT[settings["implicit"]])
+    run = Run(case, layout, bits, HYPERGRADIENT[settings["implicit"]])
     state, shown = run.state(), []
     for at in range(settings["steps"]):
         train, valid = run.batch("train", at), run.batch("valid", at)
