@@ -162,10 +162,12 @@ def test_a_pass_of_the_network_is_the_originals(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_operation_is_the_originals():
     assert check(VECTORS, "cnn_ops") == 0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_search_network_its_architecture_steps_and_trajectories_are_the_originals():
     assert check(VECTORS, "cnn_search") == 0
