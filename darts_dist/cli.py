@@ -41,9 +41,18 @@ DEBUG = (
 """What `--debug` sets, unless the command line says otherwise."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Arguments whose mistakes are told like every other bad input."""
+
+    hint = "--help tells more"
+
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; {USAGE}")
+        """Raises InputError with what argparse found."""
+        raise InputError(f"{message}; {self.hint}")
+
+
+class _Parser(Parser):
+    hint = USAGE
 
 
 def entry() -> NoReturn:

@@ -20,18 +20,11 @@ from etils import epath
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from darts_dist import config, ending, genotype
+from darts_dist.cli import Parser
 from darts_dist.errors import DataError, InputError
 from darts_dist.spaces import derive
 
 FORMATS = ("json", "text", "python")
-
-
-class Parser(argparse.ArgumentParser):
-    """Arguments whose mistakes are told like every other bad input."""
-
-    def error(self, message):
-        """Raises InputError with what argparse found."""
-        raise InputError(f"{message}; --help tells more")
 
 
 def main(arguments):

@@ -17,15 +17,8 @@ from etils import epath
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from darts_dist import checkpoint, ending
-from darts_dist.errors import CheckpointError, InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """Arguments whose mistakes are told like every other bad input."""
-
-    def error(self, message):
-        """Raises InputError with what argparse found."""
-        raise InputError(f"{message}; --help tells more")
+from darts_dist.cli import Parser
+from darts_dist.errors import CheckpointError
 
 
 def main(arguments):
