@@ -31,7 +31,7 @@ SHUTDOWN_TIMEOUT_S = 15
 CPU_FLAGS = {
     # The default fuses reductions with multiplies and then writes their broadcasts out to memory.
     "xla_cpu_experimental_ynn_fusion_type": "individual_dot",
-    # A third less compile time, and steps as fast as before (docs/performance.md).
+    # A third less compile time, and steps as fast as before.
     "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
 }
 

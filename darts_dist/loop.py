@@ -20,9 +20,8 @@ class Work:
     """What a run does at each point of the loop; `done` counts the steps taken so far.
 
     feed(done) -> iterator of this process's batches from that step on.  advance(state, batch,
-    done) -> (state, metrics of
-    global arrays) dispatches one step.  report(done, metrics, step_s) gets an earlier step's
-    metrics, fetched.
+    done) -> (state, metrics of global arrays) dispatches one step.  report(done, metrics, step_s)
+    gets an earlier step's metrics, fetched.
     end_epoch(epoch, state) -> None, epoch counted from 0.  save(done, state) starts a
     checkpoint; flush() completes it.
     """
@@ -49,8 +48,8 @@ def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Pree
     """Returns (state, seconds of each step) after steps start..pace.total-1.
 
     At most one step is in flight while the next is prepared: metrics are fetched a step late,
-    and a signal is answered
-    within two steps.  Raises Interrupted, with the state saved, when the run was told to stop.
+    and a signal is answered within two steps.  Raises Interrupted, with the state saved, when the
+    run was told to stop.
     """
     times: list[float] = []
     saved = start

@@ -1,9 +1,8 @@
 """Optimisers and schedules as the original runs them, as optax transformations.
 
 The learning rate is not part of a transformation: it follows from the epoch, is computed on the
-host in double
-precision, and the architecture step needs it too.  Source: arXiv 1806.09055 and PyTorch 0.3.1,
-for which it was written.
+host in double precision, and the architecture step needs it too.  Source: arXiv 1806.09055 and
+PyTorch 0.3.1, for which it was written.
 """
 
 import math
@@ -59,8 +58,8 @@ def adam(betas, epsilon, weight_decay, placement):
     """Returns Adam with weight decay added to the gradient (L2), not decoupled.
 
     placement: "modern" adds epsilon to the bias-corrected root of the second moment;
-    "original" (PyTorch 0.3.1) to the
-    uncorrected one, where it weighs 1 / sqrt(1 - beta2^t) times as much.
+    "original" (PyTorch 0.3.1) to the uncorrected one, where it weighs 1 / sqrt(1 - beta2^t) times
+    as much.
     """
     scale = optax.scale_by_adam(*betas, eps=epsilon)
     if placement == "original":

@@ -2,9 +2,8 @@
 compiled ahead of time.
 
 A `Program` is jit(shard_map(body)): inside, `body` sees one seed and this device's rows of the
-batch. Every array of a
-seed has a leading axis that is sharded over "seed"; `body` gets and returns trees without
-it.  All programs of a step
+batch. Every array of a seed has a leading axis that is sharded over "seed"; `body` gets and returns
+trees without it.  All programs of a step
 are collected by tracing the step once over shapes, and compiled side by side before the first step.
 """
 

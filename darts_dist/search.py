@@ -5,7 +5,6 @@ Place: layer 4. Everything that can be wrong with config, data and folder is fou
 anything is compiled.
 """
 
-import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -26,13 +25,13 @@ from darts_dist.config import Config
 from darts_dist.data import pipeline, sources
 from darts_dist.data.augment import Recipe
 from darts_dist.data.sources import Pictures
-from darts_dist.errors import CheckpointError, ConfigError, DataError, DivergedError
+from darts_dist.errors import CheckpointError, ConfigError, DivergedError
+from darts_dist.journal import Journal
+from darts_dist.seedwork import DTYPES
 from darts_dist.spaces import cnn
-from darts_dist.spaces.derive import RULES, softmax
-from darts_dist.steps import DTYPES, SearchStep
+from darts_dist.steps import SearchStep
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
-RULE = RULES["top2"]
 
 
 def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
@@ -54,51 +53,12 @@ def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
         initialization_timeout_s=config.cluster.initialization_timeout_s,
         heartbeat_timeout_s=config.cluster.heartbeat_timeout_s,
     )
-    pictures = load_pictures(config)
+    pictures = sources.load_training(config)
     search = Search(config, folder, pictures)
     try:
         return search.run(began)
     finally:
         search.close()
-
-
-def load_pictures(config: Config) -> Pictures:
-    """Returns the training pictures that a config asks for;
-    ConfigError or DataError where they do not fit it.
-    """
-    data, network = config.data, config.network
-    pictures = sources.load(data.kind, data.path, "train")
-    if data.train_limit:
-        if data.train_limit > len(pictures.labels):
-            raise ConfigError(
-                f"data.train_limit={data.train_limit} is more than the {len(pictures.labels)} "
-                f"pictures there are"
-            )
-        limit = data.train_limit
-        pictures = dataclasses.replace(
-            pictures, images=pictures.images[:limit], labels=pictures.labels[:limit]
-        )
-    _, height, width, channels = pictures.images.shape
-    for key, wanted, found in (
-        ("network.image_px", network.image_px, height),
-        ("network.image_px", network.image_px, width),
-        ("network.in_channels", network.in_channels, channels),
-    ):
-        if wanted != found:
-            raise ConfigError(
-                f"{key}={wanted}, and the pictures of data.kind={data.kind} are "
-                f"{width}x{height} pixels of {channels} "
-                f"channels; set it to {found}"
-            )
-    largest = int(pictures.labels.max())
-    if network.classes and largest >= network.classes:
-        raise DataError(
-            f"network.classes={network.classes}, and the labels go up to {largest}; use "
-            f"{largest + 1} or 0"
-        )
-    return dataclasses.replace(
-        pictures, mean=data.mean or pictures.mean, std=data.std or pictures.std
-    )
 
 
 def _check_folder(config: Config, folder: epath.Path) -> None:
@@ -171,6 +131,7 @@ class Search:
             total_steps=self.pace.total,
             tensorboard=config.log.tensorboard,
         )
+        self.journal = Journal(config, self.recorder, self.seeds)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self.alive = np.ones(len(self.seeds), bool)
         self.resumed_from: list[int] = []
@@ -282,27 +243,7 @@ class Search:
 
     def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
         self._watch(done, values["alive"])
-        rate = self.rate((done - 1) // self.pace.epoch)
-        speed = self.config.data.global_batch * len(self.seeds) / max(step_s, 1e-9)
-        for at, seed in enumerate(self.seeds):
-            own = {name: float(value[at]) for name, value in values.items() if name != "alive"}
-            tags = {
-                "train/loss": own["loss"],
-                "train/accuracy": own["accuracy"],
-                "train/gradient_norm": own["grad_norm"],
-                "train/learning_rate": rate,
-                "speed/examples_per_s": speed,
-                "speed/step_ms": 1000 * step_s,
-            }
-            if "valid_loss" in own:
-                tags["alphas/batch_loss"] = own["valid_loss"]
-                tags["alphas/batch_accuracy"] = own["valid_accuracy"]
-                tags["alphas/gradient_norm"] = own["alpha_grad_norm"]
-            self.recorder.scalars(done, seed, tags)
-        losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
-        self.recorder.progress(
-            done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s"
-        )
+        self.journal.step(done, values, step_s, self.rate((done - 1) // self.pace.epoch))
 
     def _watch(self, done: int, alive: np.ndarray) -> None:
         for at in np.flatnonzero(self.alive & ~alive):
@@ -324,50 +265,15 @@ class Search:
         done = (epoch + 1) * self.pace.epoch
         every = self.config.evaluation.every_epochs
         due = last or (epoch + 1) % every == 0
-        state = self.step.join(blocks)
-        wanted = {"alphas": state.alphas, "totals": state.totals, "alive": state.alive}
+        names = ("alphas", "totals", "alive")
+        wanted = self.step.join([{name: getattr(b, name) for name in names} for b in blocks])
         if due:
             wanted["valid"] = self.step.join(self.step.evaluate(blocks, self._evaluation()))
         seen = jax.device_get(cluster.gather(wanted))
         self._watch(done, np.asarray(seen["alive"]))
         self.recorder.alphas(epoch, seen["alphas"])
         if due:
-            self._record(epoch, done, seen)
-
-    def _record(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
-        lines = []
-        for at, seed in enumerate(self.seeds):
-            train, valid = (_averages(seen[name], at) for name in ("totals", "valid"))
-            cells = self._derive({name: a[at] for name, a in seen["alphas"].items()})
-            skips = sum(name == "skip_connect" for name, _ in cells.normal)
-            lines.append(
-                {
-                    "epoch": epoch,
-                    "step": done,
-                    "seed": seed,
-                    "alive": bool(seen["alive"][at]),
-                    "genotype": genotype.to_dict(cells),
-                    "train_loss": train[0],
-                    "train_accuracy": train[1],
-                    "valid_loss": valid[0],
-                    "valid_accuracy": valid[1],
-                    "skip_connections": skips,
-                }
-            )
-            tags = {"valid/loss": valid[0], "valid/accuracy": valid[1]}
-            tags |= {"epoch/train_loss": train[0], "epoch/train_accuracy": train[1]}
-            self.recorder.scalars(done, seed, {**tags, "alphas/skip_connections": skips})
-            self.recorder.message(
-                f"epoch {epoch} seed {seed}: train loss {train[0]:.4f} accuracy {train[1]:.2f} %, "
-                f"valid loss {valid[0]:.4f} accuracy {valid[1]:.2f} %, {skips} skip connections"
-            )
-        self.recorder.epoch(lines)
-
-    def _derive(self, alphas: dict[str, np.ndarray]) -> genotype.CnnGenotype:
-        weights = {name: softmax(a) for name, a in alphas.items()}
-        cells = RULE(weights, self.config.space.operations)
-        assert isinstance(cells, genotype.CnnGenotype)
-        return cells
+            self.journal.epoch(epoch, done, seen)
 
     def _evaluation(self) -> Iterator:
         indices = self.halves[1]
@@ -408,22 +314,7 @@ class Search:
         return result
 
     def _result(self, digest: str) -> dict[str, Any]:
-        last = {
-            line["seed"]: line for line in self.recorder.lines if line["step"] == self.pace.total
-        }
         device = self.mesh.devices.flat[0]
-        keys = ("genotype", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-        seeds = [
-            {
-                "seed": seed,
-                "status": "completed" if self.alive[at] else "diverged",
-                **{key: last[seed][key] for key in keys if seed in last},
-            }
-            for at, seed in enumerate(self.seeds)
-        ]
-        done = [one for one in seeds if one["status"] == "completed"]
-        best = min(done, key=lambda one: one["valid_loss"]) if last else {}
-        losses = [one["valid_loss"] for one in done if "valid_loss" in one]
         return {
             "verb": "search",
             "status": "completed",
@@ -436,21 +327,8 @@ class Search:
                 "processes": jax.process_count(),
                 "mesh": dict(self.mesh.shape),
             },
-            "seeds": seeds,
-            "best_seed": best.get("seed"),
-            "metrics": {
-                "valid_loss": best.get("valid_loss"),
-                "valid_accuracy": best.get("valid_accuracy"),
-                "valid_loss_mean": statistics.fmean(losses) if losses else None,
-                "valid_loss_deviation": statistics.stdev(losses) if len(losses) > 1 else 0.0,
-            },
+            **self.journal.standings(self.pace.total, self.alive),
             "resumed_from": self.resumed_from,
             "state_digest": digest,
             "timings": {name: round(float(value), 4) for name, value in self.timings.items()},
         }
-
-
-def _averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:
-    """Mean loss and accuracy in per cent of a seed's sums."""
-    count = max(float(sums["count"][at]), 1.0)
-    return float(sums["loss"][at]) / count, 100 * float(sums["right"][at]) / count

@@ -13,6 +13,7 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
+from darts_dist.config import Config
 from darts_dist.data import cifar
 from darts_dist.errors import ConfigError, DataError
 
@@ -48,6 +49,45 @@ def load(kind, path, split):
     if kind not in SOURCES:
         raise ConfigError(f'data.kind="{kind}" is unknown; known are {", ".join(sorted(SOURCES))}')
     return SOURCES[kind](path, split)
+
+
+def load_training(config: Config) -> Pictures:
+    """Returns the training pictures that a config asks for;
+    ConfigError or DataError where they do not fit it.
+    """
+    data, network = config.data, config.network
+    pictures = load(data.kind, data.path, "train")
+    if data.train_limit:
+        if data.train_limit > len(pictures.labels):
+            raise ConfigError(
+                f"data.train_limit={data.train_limit} is more than the {len(pictures.labels)} "
+                f"pictures there are"
+            )
+        limit = data.train_limit
+        pictures = dataclasses.replace(
+            pictures, images=pictures.images[:limit], labels=pictures.labels[:limit]
+        )
+    _, height, width, channels = pictures.images.shape
+    for key, wanted, found in (
+        ("network.image_px", network.image_px, height),
+        ("network.image_px", network.image_px, width),
+        ("network.in_channels", network.in_channels, channels),
+    ):
+        if wanted != found:
+            raise ConfigError(
+                f"{key}={wanted}, and the pictures of data.kind={data.kind} are "
+                f"{width}x{height} pixels of {channels} "
+                f"channels; set it to {found}"
+            )
+    largest = int(pictures.labels.max())
+    if network.classes and largest >= network.classes:
+        raise DataError(
+            f"network.classes={network.classes}, and the labels go up to {largest}; use "
+            f"{largest + 1} or 0"
+        )
+    return dataclasses.replace(
+        pictures, mean=data.mean or pictures.mean, std=data.std or pictures.std
+    )
 
 
 def load_cifar10(path, split):

@@ -1,15 +1,13 @@
 """Gradients of the validation loss with respect to alphas, through a step of the weights or not.
 
 Each function here is a recipe over `Passes`, four pieces that the step builder compiles (or a
-test writes down plainly);
-all of them average over the data replicas of a seed before they return.  Notation: w weights, a
-alphas, x the learning
+test writes down plainly); all of them average over the data replicas of a seed before they return.
+Notation: w weights, a alphas, x the learning
 rate, m the momentum buffer, mu the momentum, d the weight decay, L the training and V the
 validation loss.
 
 `exact` and `finite_difference` are not two ways to the same number: at the original's radius
-ReLU and max-pool kinks lie
-between the two points, and the quotient is far from the derivative.
+ReLU and max-pool kinks lie between the two points, and the quotient is far from the derivative.
 """
 
 import dataclasses

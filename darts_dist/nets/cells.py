@@ -6,13 +6,12 @@ ReLU, pools, identity.
 The convolutions of one kind on all edges that leave a source are one call, their batch norms one
 reduction, and the
 sum over operations is one contraction over the raw outputs z:  sum_k p_k (z_k - mean_k) / std_k
-=  sum_k c_k z_k - sum_k
-c_k mean_k  with  c_k = p_k / std_k.  No normalised tensor is stored at the end of an edge.
+=  sum_k c_k z_k - sum_k c_k mean_k  with  c_k = p_k / std_k.  No normalised tensor is stored at the
+end of an edge.
 
 Edges are kept source-major (`Level`s: groups of states that feed the same nodes), so that a
-level's parameters are one
-contiguous slice; `edge_order` maps them to the paper's node-major rows.  Batch norms have no
-scale and shift.
+level's parameters are one contiguous slice; `edge_order` maps them to the paper's node-major rows.
+Batch norms have no scale and shift.
 
 Letters: S sources and T targets of a level, E edges, O operations of a kind, R batch norms an
 edge, C channels.

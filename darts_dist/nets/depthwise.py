@@ -1,13 +1,11 @@
 """Depthwise convolution for CPU, batch-minor: one meaning, two forms, all orders of derivative.
 
 A depthwise convolution is bilinear in picture and filter, so its three members (output,
-cotangent of the picture,
-cotangent of the filter) are each other's transposes. They are bound as primitives with
-`defbilinear`: any nesting of
+cotangent of the picture, cotangent of the filter) are each other's transposes. They are bound as
+primitives with `defbilinear`: any nesting of
 jvp and vjp then stays within the three, where autodiff of a sum of shifts would store k*k
-products and `lax.conv`
-with feature groups runs 20 to 90 times too slow on CPU. Maps of at most `WHOLE_MAP` pixels a
-side use one matrix over
+products and `lax.conv` with feature groups runs 20 to 90 times too slow on CPU. Maps of at most
+`WHOLE_MAP` pixels a side use one matrix over
 all pixels instead, pure matrix products.
 
 Letters: G groups, M filters on one group's map, C channels, H W pixels, N batch, k filter side,

@@ -1,8 +1,7 @@
 """Initial values by PyTorch's default rules, of version 0.3.1 (`original`) or of today (`modern`).
 
 They differ in two places: 0.3.1 counts all input channels of a grouped convolution in its bound,
-and draws the scale
-of a batch norm uniformly from [0, 1) instead of starting at 1.
+and draws the scale of a batch norm uniformly from [0, 1) instead of starting at 1.
 """
 
 import math

@@ -2,12 +2,10 @@
 layout.
 
 `BatchMinor` (CPU): batch last, so that shifts and matrix products run along contiguous rows;
-depthwise convolutions by
-the bilinear primitives of `depthwise`.  `ChannelsLast` (accelerators): a depthwise and the
-pointwise convolution after
+depthwise convolutions by the bilinear primitives of `depthwise`.  `ChannelsLast` (accelerators): a
+depthwise and the pointwise convolution after
 it are folded into one dense convolution for the matrix units.  Both compute the same mathematics
-from the same
-parameters; a network is written once over this interface.
+from the same parameters; a network is written once over this interface.
 
 A map may carry group axes between batch and channels, written `...` below:
 

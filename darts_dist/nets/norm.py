@@ -81,9 +81,10 @@ class BatchNorm(nnx.Module):
         self.layout, self.affine, self.axis_name = layout, affine, axis_name
         self.statistics = RunningStatistics((features,), dtype)
         if affine:
+            assert keys is not None, "an affine norm draws its scale"
             scale = (
                 jax.random.uniform(keys(), (features,), dtype)
-                if init == "original" and keys is not None
+                if init == "original"
                 else jnp.ones(features, dtype)
             )
             self.scale, self.shift = nnx.Param(scale), nnx.Param(jnp.zeros(features, dtype))

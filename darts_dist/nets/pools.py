@@ -1,9 +1,8 @@
 """3x3 pooling on maps of either layout, as maxima and sums of shifted views.
 
 `jnp.maximum` alone would share the gradient of a tie; here it goes to the first maximum of a
-window, as the original's
-does (padding and cutout make ties common).  Works on any map with two space axes; `axes` =
-(height, width) are counted
+window, as the original's does (padding and cutout make ties common).  Works on any map with two
+space axes; `axes` = (height, width) are counted
 from the end, `height` and `width` are the unpooled map's.
 """
 

@@ -2,9 +2,8 @@
 shifted view.
 
 jax transposes a slice into a pad, and XLA on CPU gives every pad a kernel.  A linear operation
-whose transpose is written
-as slices too stays one kernel in every order of derivative.  (custom_vjp would block the forward
-derivative.)
+whose transpose is written as slices too stays one kernel in every order of derivative.  (custom_vjp
+would block the forward derivative.)
 """
 
 import functools

@@ -47,8 +47,6 @@ class ImageNetStem(nnx.Module):
     states at a quarter and at an eighth of the image's side.
     """
 
-    reduces = True
-
     def __init__(self, channels_in, channels, *, keys, layout, init, axis_name, dtype):
         self.layout = layout
         self.channels = (channels,) * 2
@@ -98,9 +96,8 @@ class Supernet(nnx.Module):
     channels: width C of the first cells; doubled at each reduction.  operations: names in the
     order of the weights' columns.
     stem: "cifar" or "imagenet" (first states at 1/4 and 1/8).  init: "original" or "modern"
-    (`init`).  layout: a name in
-    LAYOUTS or None for the backend's best.  axis_name: mesh axis over which batch statistics are
-    averaged, or None.
+    (`init`).  layout: a name in LAYOUTS or None for the backend's best.  axis_name: mesh axis over
+    which batch statistics are averaged, or None.
     remat: recompute each cell in the backward pass instead of storing its activations.
     """
 

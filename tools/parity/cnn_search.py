@@ -9,8 +9,8 @@ import numpy as np
 from darts_dist import interop
 from darts_dist.methods.relaxation import softmax
 from darts_dist.nets.layout import LAYOUTS
+from darts_dist.seedwork import cross_entropy
 from darts_dist.spaces import cnn
-from darts_dist.steps import cross_entropy
 from parity import steps
 from parity.cnn_genotypes import genotype
 from parity.vectors import check_case, exact, guarded, images, read_cases, side_by_side, under
