@@ -200,7 +200,8 @@ class MixedEdges(nnx.Module):
             mean, variance = self._moments([z], [], T, inner, train)
             seen.append((mean, variance))
             factor = jax.lax.rsqrt(variance + EPSILON)
-            y = widen(z) * layout.spread(factor) - layout.spread(mean * factor)
+            # The mean first: near the ReLU's kink that difference is exact, in float32 too.
+            y = (widen(z) - layout.spread(mean)) * layout.spread(factor)
             y = jax.nn.relu(y).astype(h.dtype)
             raw.append(layout.separable_each(y, *self._weights(level, self.sep, 1)))
         if self.dilated:
@@ -344,9 +345,7 @@ class SearchCell(nnx.Module):
         else:
             mean, variance = self.statistics.read()
         factor = jax.lax.rsqrt(variance + EPSILON)
-        inputs = (widen(raw) * layout.spread(factor) - layout.spread(mean * factor)).astype(
-            raw.dtype
-        )
+        inputs = ((widen(raw) - layout.spread(mean)) * layout.spread(factor)).astype(raw.dtype)
         order = edge_order(len(self.edges.levels))
         nodes = self.edges(inputs, p[order], train=train)
         return jnp.concatenate(nodes, layout.channel)

@@ -101,7 +101,8 @@ class BatchNorm(nnx.Module):
         factor = jax.lax.rsqrt(variance + EPSILON)
         if self.affine:
             factor = factor * self.scale.get_value()
-        shift = -mean * factor
+        # The mean first: near a following ReLU's kink that difference is exact, in float32 too.
+        y = (widen(x) - layout.spread(mean)) * layout.spread(factor)
         if self.affine:
-            shift = shift + self.shift.get_value()
-        return (widen(x) * layout.spread(factor) + layout.spread(shift)).astype(x.dtype)
+            y = y + layout.spread(self.shift.get_value())
+        return y.astype(x.dtype)
