@@ -102,9 +102,11 @@ class Checkpoints:
         like: the state as a tree of jax.ShapeDtypeStruct with NamedShardings, on whatever mesh.
         check: gets meta before the arrays are looked at, and may raise. A checkpoint that does not
         verify is named in a warning and the one before is taken; what is newer than the one taken
-        is removed. Raises CheckpointError that lists the leaves when `like` does not fit.
+        is removed. Raises CheckpointError when `like` does not fit (with the leaves), or when there
+        are checkpoints and none of them verifies: they are kept, for their owner to decide.
         """
-        for step in reversed(self._agreed_steps()):
+        steps = self._agreed_steps()
+        for step in reversed(steps):
             found, problem = None, ""
             try:
                 found = self._read(step, like, check)
@@ -116,6 +118,12 @@ class Checkpoints:
             self._warn(
                 f"checkpoint {step} in {self._folder} is broken and left out: "
                 f"{problem or 'another process cannot use it'}"
+            )
+        if steps:
+            raise CheckpointError(
+                f"none of the {len(steps)} checkpoints in {self._folder} can be used; nothing was "
+                f"removed: mend or remove that folder to start from the first step, or use another "
+                f"--workdir"
             )
         self._remove(lambda other: True)
         return None

@@ -177,11 +177,13 @@ def test_a_changed_description_is_noticed(saved, mesh, tmp_path, warnings):
     assert "checksum of its description" in warnings[0]
 
 
-def test_when_all_are_broken_the_run_starts_afresh(saved, mesh, tmp_path, warnings):
+def test_when_all_are_broken_the_run_is_refused_and_all_are_kept(saved, mesh, tmp_path, warnings):
     for step in (2, 4, 6):
         (tmp_path / "checkpoints" / str(step) / "meta" / "metadata").write_text("{")
-    assert saved.restore(like(state(mesh))) is None
+    with pytest.raises(CheckpointError, match="none of the 3 checkpoints"):
+        saved.restore(like(state(mesh)))
     assert len(warnings) == 3
+    assert saved.steps() == [2, 4, 6]
 
 
 def test_every_leaf_that_does_not_fit_is_named(saved, mesh):
