@@ -5,9 +5,8 @@ A state feeds all later nodes, so whatever depends on the source alone is done o
 ReLU, pools, identity.
 The convolutions of one kind on all edges that leave a source are one call, their batch norms one
 reduction, and the
-sum over operations is one contraction over the raw outputs z:  sum_k p_k (z_k - mean_k) / std_k
-=  sum_k c_k z_k - sum_k c_k mean_k  with  c_k = p_k / std_k.  No normalised tensor is stored at the
-end of an edge.
+sum over operations is one contraction over the raw outputs z:  sum_k c_k (z_k - mean_k)  with
+c_k = p_k / std_k.  No normalised tensor is stored at the end of an edge.
 
 Edges are kept source-major (`Level`s: groups of states that feed the same nodes), so that a
 level's parameters are one contiguous slice; `edge_order` maps them to the paper's node-major rows.
@@ -214,17 +213,21 @@ class MixedEdges(nnx.Module):
             seen.append((mean, variance))
             weights = jnp.stack([p[:, :, self.operations.index(o)] for o in names], 1)
             factor = weights[..., None] * jax.lax.rsqrt(variance + EPSILON)  # S, K, T, C
-            constant = layout.spread((factor * mean).sum((0, 1)))
+            # The mean is subtracted as a constant, which costs no pass over the maps in the
+            # derivative; what depends on it comes in by a term that is zero.
+            fixed = jax.lax.stop_gradient(mean)
+            constant = layout.spread((factor * (mean - fixed)).sum((0, 1)))
             sizes = [1] * reduces + [len(names) for names in (self.sep, self.dilated) if names]
-            *parts, rest = jnp.split(factor, np.cumsum(sizes), 1)
-            big = list(zip(raw, parts, strict=True))
-            small = [(x, rest[:, i]) for i, x in enumerate(pooled)]
+            means, factors = (jnp.split(v, np.cumsum(sizes), 1) for v in (fixed, factor))
+            big = list(zip(raw, means[:-1], factors[:-1], strict=True))
+            small = [(x, means[-1][:, i], factors[-1][:, i]) for i, x in enumerate(pooled)]
         if stride == 1 and "skip_connect" in self.operations:
             share = p[:, :, self.operations.index("skip_connect"), None]
-            small.append((h, jnp.broadcast_to(share, (S, T, h.shape[layout.channel]))))
+            share = jnp.broadcast_to(share, (S, T, h.shape[layout.channel]))
+            small.append((h, jnp.zeros_like(share), share))
         if not big and not small:  # nothing but `none` on these edges
             zero = jnp.zeros((S, T, h.shape[layout.channel]), p.dtype)
-            small.append((subsample(h, layout, 0) if stride == 2 else h, zero))
+            small.append((subsample(h, layout, 0) if stride == 2 else h, zero, zero))
         out = layout.mix(big, small) - constant
         count = examples_seen(out.size // (T * out.shape[layout.channel]), self.axis_name)
         return out, [

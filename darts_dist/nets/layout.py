@@ -86,15 +86,15 @@ class BatchMinor:
 
     @staticmethod
     def mix(big, small):
-        """Returns sum_so z c + sum_s x c, f[T, C, H, W, N].
+        """Returns sum_so (z - m) c + sum_s (x - m) c, f[T, C, H, W, N].
 
-        big: pairs (z f[S, O, T, C, H, W, N], c f[S, O, T, C]).  small: pairs (x f[S, C, H, W,
-        N], c f[S, T, C]).
+        big: triples (z f[S, O, T, C, H, W, N], m, c f[S, O, T, C]).  small: triples
+        (x f[S, C, H, W, N], m, c f[S, T, C]).
         """
         spread = BatchMinor.spread
-        terms = [(widen(z) * spread(c)).sum((0, 1)) for z, c in big]
+        terms = [((widen(z) - spread(m)) * spread(c)).sum((0, 1)) for z, m, c in big]
         if small:
-            shares = [widen(x)[:, None] * spread(c) for x, c in small]
+            shares = [(widen(x)[:, None] - spread(m)) * spread(c) for x, m, c in small]
             terms.append(functools.reduce(jnp.add, shares).sum(0))
         return sum(terms[1:], start=terms[0])
 
@@ -222,11 +222,11 @@ class ChannelsLast:
 
     @staticmethod
     def mix(big, small):
-        """Returns sum_so z c + sum_s x c, f[N, H, W, T, C] (see BatchMinor.mix)."""
+        """Returns sum_so (z - m) c + sum_s (x - m) c, f[N, H, W, T, C] (see BatchMinor.mix)."""
         spread = ChannelsLast.spread
-        terms = [(widen(z) * spread(c)).sum((3, 4)) for z, c in big]
+        terms = [((widen(z) - spread(m)) * spread(c)).sum((3, 4)) for z, m, c in big]
         if small:
-            shares = [widen(x)[..., None, :] * spread(c) for x, c in small]
+            shares = [(widen(x)[..., None, :] - spread(m)) * spread(c) for x, m, c in small]
             terms.append(functools.reduce(jnp.add, shares).sum(3))
         return sum(terms[1:], start=terms[0])
 
