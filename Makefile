@@ -39,6 +39,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(py) tools/bench.py input
+	$(py) tools/bench.py kernels
 
 clean:
 	rm -rf $(VENV) build dist darts_dist.egg-info .pytest_cache .ruff_cache

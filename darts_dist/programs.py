@@ -4,7 +4,7 @@ compiled ahead of time.
 A `Program` is jit(shard_map(body)): inside, `body` sees one seed and this device's rows of the
 batch. Every array of a seed has a leading axis that is sharded over "seed"; `body` gets and returns
 trees without it.  All programs of a step
-are collected by tracing the step once over shapes, and compiled side by side before the first step.
+are traced by running the step once over shapes, and compiled side by side before the first step.
 """
 
 import concurrent.futures
@@ -12,7 +12,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-from jax import core
 from jax.sharding import NamedSharding, PartitionSpec
 
 SEED, BATCH, SHARED, SCALAR = "seed", "batch", "shared", "scalar"
@@ -51,18 +50,23 @@ class Program:
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SPECS[gives])
         local.__name__ = local.__qualname__ = name
         self.jitted = jax.jit(mapped, donate_argnums=donate)
+        self.traced = None
+        self.uses = 0  # in the step that was traced
         self.executable = None
-        self.signature = None
 
     def __call__(self, *args):
-        """Runs the program; under tracing by `signatures_of` it notes the shapes instead."""
+        """Runs the program; of shapes (`jax.ShapeDtypeStruct`) it is traced, and gives shapes."""
         if self.executable is not None:
             return self.executable(*args)
-        if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(args)):
-            self.signature = tuple(
-                jax.tree.map(lambda x, kind=kind: self._shape(x, kind), arg)
-                for kind, arg in zip(self.takes, args, strict=True)
-            )
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args)):
+            self.uses += 1
+            if self.traced is None:
+                shapes = [
+                    jax.tree.map(lambda x, kind=kind: self._shape(x, kind), arg)
+                    for kind, arg in zip(self.takes, args, strict=True)
+                ]
+                self.traced = self.jitted.trace(*shapes)
+            return self.traced.out_info
         return self.jitted(*args)
 
     def _shape(self, x, kind):
@@ -71,8 +75,8 @@ class Program:
 
     def lower(self):
         """Returns the program lowered for the shapes that it was traced with."""
-        assert self.signature is not None, f"{self.name} was never traced"
-        return self.jitted.lower(*self.signature)
+        assert self.traced is not None, f"{self.name} was never traced"
+        return self.traced.lower()
 
 
 def _first(x):
@@ -85,10 +89,10 @@ def _lead(x):
 
 def compile_all(programs, threads=2):
     """Compiles traced programs side by side;
-    returns {"trace_s", "compile_s"} (wall time of each part).
+    returns {"trace_s", "compile_s"} (wall time of lowering and of compiling).
     """
     began = time.perf_counter()
-    lowered = {program: program.lower() for program in programs if program.signature is not None}
+    lowered = {program: program.lower() for program in programs if program.traced is not None}
     traced = time.perf_counter()
     # Longest first (by size of the program text), so that the threads end together.
     order = sorted(lowered, key=lambda program: -len(lowered[program].as_text()))

@@ -177,10 +177,15 @@ class OneSeed:
     def _radius(self, vector):
         return self.config.method.radius / optax.tree.norm(vector)
 
-    def perturb(self, params, vector, sign):
-        """Returns the weights moved along `vector`, by the method's radius."""
-        scale = sign * self._radius(vector)
-        return jax.tree.map(lambda w, v: w + scale.astype(w.dtype) * v, params, vector)
+    def perturb(self, params, vector):
+        """Returns the weights moved along `vector` by the method's radius, and against it."""
+        radius = self._radius(vector)
+
+        def moved(sign):
+            scale = sign * radius
+            return jax.tree.map(lambda w, v: w + scale.astype(w.dtype) * v, params, vector)
+
+        return moved(1), moved(-1)
 
     def quotient(self, plus, minus, vector):
         """Returns the central difference of two alpha gradients."""

@@ -61,7 +61,7 @@ class SearchStep:
             "prepare": program("prepare", self.one.prepare, *both, gives=BATCH),
             "product": program("product", self.one.product, seed, seed, seed, seed, batch),
             "lookahead": program("lookahead", self.one.lookahead, seed, seed, seed, SCALAR),
-            "perturb": program("perturb", self.one.perturb, seed, seed, SCALAR),
+            "perturb": program("perturb", self.one.perturb, seed, seed),
             "quotient": program("quotient", self.one.quotient, seed, seed, seed),
             "alpha_step": program(
                 "alpha_step",
@@ -101,7 +101,7 @@ class SearchStep:
     def programs(self):
         """Returns the programs that the step was traced with, by name."""
         every = [*self._programs.values(), *self._gradients.values()]
-        return {program.name: program for program in every if program.signature is not None}
+        return {program.name: program for program in every if program.traced is not None}
 
     # The order in which the programs run.
 
@@ -241,39 +241,31 @@ class SearchStep:
         spec = SPECS[SEED]
         return jax.jit(jax.shard_map(body, mesh=self.mesh, in_specs=spec, out_specs=spec))
 
+    def trace(self, image_shape):
+        """Traces every program of a step on uint8 pictures [H, W, C], by running it on shapes."""
+        groups, batch = self.mesh.shape["seed"], self.config.data.global_batch
+
+        def pictures(*lead):
+            image = jax.ShapeDtypeStruct((*lead, *image_shape), jnp.uint8)
+            return {"image": image, "label": jax.ShapeDtypeStruct(lead, jnp.int32)}
+
+        stream, shown = pictures(groups, batch), pictures(batch)
+        state = self._programs["init"](jax.ShapeDtypeStruct((groups,), jnp.int32))
+        ready = self.prepare(state, {"train": stream, "valid": stream})
+        if self.config.method.warmup_epochs:
+            self.update(state, ready["train"], ready["valid"], 0.1, architect=False)
+        state, _ = self.update(state, ready["train"], ready["valid"], 0.1)
+        mask = jax.ShapeDtypeStruct((batch,), bool)
+        self._programs["evaluate"](
+            state, state.totals, shown["image"], shown["label"], mask, np.int32(0)
+        )
+
     def compile(self, image_shape):
         """Compiles every program of a step on uint8 pictures [H, W, C];
         returns {"trace_s", "compile_s"}.
         """
-        groups, batch = self.mesh.shape["seed"], self.config.data.global_batch
-        shape = (groups, batch)
-        stream = {
-            "image": jax.ShapeDtypeStruct((*shape, *image_shape), jnp.uint8),
-            "label": jax.ShapeDtypeStruct(shape, jnp.int32),
-        }
-
-        def whole(seeds, pictures, shown, mask):
-            state = self._programs["init"](seeds)
-            ready = self.prepare(state, pictures)
-            if self.config.method.warmup_epochs:
-                self.update(state, ready["train"], ready["valid"], 0.1, architect=False)
-            state, _ = self.update(state, ready["train"], ready["valid"], 0.1)
-            sums = jax.tree.map(jnp.zeros_like, state.totals)
-            self._programs["evaluate"](
-                state, sums, shown["image"], shown["label"], mask, np.int32(0)
-            )
-
-        def first(x):
-            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-
         began = time.perf_counter()
-        jax.eval_shape(
-            whole,
-            jax.ShapeDtypeStruct((groups,), jnp.int32),
-            {"train": stream, "valid": stream},
-            jax.tree.map(first, stream),
-            jax.ShapeDtypeStruct((batch,), bool),
-        )
+        self.trace(image_shape)
         traced = time.perf_counter() - began
         times = compile_all(self.programs.values())
         return {"trace_s": times["trace_s"] + traced, "compile_s": times["compile_s"]}

@@ -3,6 +3,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 BENCH = pathlib.Path(__file__).parent.parent / "tools" / "bench.py"
 
 
@@ -17,3 +19,77 @@ def test_the_input_bench_counts_pictures_a_second_as_json_and_as_a_table():
     table = bench("input", "--seconds", "0.01").splitlines()
     assert table[0].split() == list(rows[0])
     assert len(table) == len(rows) + 1
+
+
+SMALL = """
+[space]
+operations = ["none", "skip_connect", "sep_conv_3x3"]
+[network]
+channels = 2
+layers = 1
+nodes = 1
+image_px = 8
+[data]
+global_batch = 8
+[seeds]
+count = 4
+[method]
+preset = "darts_first"
+warmup_epochs = 1
+[cluster]
+cpu_devices = 2
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    return str(file)
+
+
+def kernels(*arguments):
+    return json.loads(bench("kernels", *arguments, "--json"))
+
+
+def check_sums(rows):
+    for row in rows:
+        kinds = [row[kind] for kind in ("fusion", "convolution", "dot", "custom-call", "copy")]
+        assert row["kernels"] == sum(kinds) + row["other"] > 0 and row["compiled"] > 0
+        assert row["temp_mb"] >= 0 and row["accessed_mb"] >= 0 and row["compile_cpu_s"] >= 0
+
+
+@pytest.mark.medium
+def test_the_kernels_bench_counts_a_pass_of_each_cell(config):
+    rows = kernels("--what", "cell", "--config", config)["kernels"]
+    assert [row["program"] for row in rows] == ["normal_cell", "reduction_cell"]
+    check_sums(rows)
+    wider = kernels("--what", "cell", "--config", config, "--batch", "64")["kernels"]
+    assert wider[0]["accessed_mb"] > 2 * rows[0]["accessed_mb"]
+
+
+@pytest.mark.medium
+def test_the_kernels_bench_counts_the_passes_of_the_network(config):
+    rows = kernels("--what", "network", "--config", config)["kernels"]
+    assert {row["program"] for row in rows} == {"gradient_both", "product"}
+    check_sums(rows)
+
+
+@pytest.mark.medium
+def test_the_kernels_bench_weighs_a_steps_programs_by_their_calls(config):
+    found = kernels("--what", "step", "--config", config)
+    check_sums(found["kernels"])
+    rows = {row["program"]: row for row in found["kernels"]}
+    calls = {name: row["calls"] for name, row in rows.items()}
+    every = ("prepare", "gradient_alphas", "alpha_step", "gradient_params", "weight_step")
+    blocks = 2  # 4 seeds in 2 groups of devices
+    assert calls == dict.fromkeys(every, blocks) | {"init": 0, "evaluate": 0}
+    (whole,) = found["step"]
+    assert whole["kernels_of_a_step"] == blocks * sum(rows[name]["kernels"] for name in every)
+
+
+def test_a_mistake_is_told_in_one_line():
+    command = [sys.executable, str(BENCH), "kernels", "--what", "cells"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1 and "cells" in run.stderr

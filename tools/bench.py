@@ -11,6 +11,19 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from darts_dist import ending
+from darts_dist.cli import Parser
+
+SIZES = {  # option -> knob and meaning
+    "channels": ("network.channels", "width of the first cell"),
+    "layers": ("network.layers", "cells"),
+    "image": ("network.image_px", "side of a picture"),
+    "batch": ("data.global_batch", "pictures in a step"),
+}
+KINDS = ("fusion", "convolution", "dot", "custom-call", "copy")
+PASSES = ("gradient_both", "product")
+NO_PART_OF_A_STEP = ("init", "evaluate")
+
 
 def bench_input(args):
     """Pictures a second from memory to batches, both streams, as a search reads them."""
@@ -53,35 +66,202 @@ def bench_input(args):
     return {"input": rows}
 
 
-BENCHES = {"input": bench_input}
+def bench_kernels(args):
+    """Kernels, memory and compile time of a search's programs, read off what XLA makes of them."""
+    from darts_dist import cluster
+    from darts_dist import config as configs
+
+    given = {knob: getattr(args, option) for option, (knob, _) in SIZES.items()}
+    overrides = [f"{knob}={size}" for knob, size in given.items() if size is not None]
+    overrides.append("method.warmup_epochs=0")  # the step of the later epochs
+    if args.part == "network":
+        overrides.append("method.hypergradient=exact")  # the one that has both passes
+    if args.config:
+        config = configs.load(args.config, overrides)
+    else:
+        config = configs.parse("", "the defaults", overrides=overrides)
+    cluster.start(
+        platform=args.platform,
+        cpu_devices=config.cluster.cpu_devices,
+        float64=config.precision.compute == "float64",
+        cache=False,
+    )
+    if args.part == "cell":
+        rows = [
+            program_row(name, 1, lambda reduction=reduction: lower_cell(config, reduction))
+            for name, reduction in (("normal_cell", False), ("reduction_cell", True))
+        ]
+        return {"kernels": rows}
+    step = traced_step(config)
+    rows = [
+        program_row(
+            name,
+            0 if name in NO_PART_OF_A_STEP else step.blocks * program.uses,
+            program.lower,
+        )
+        for name, program in step.programs.items()
+        if args.part == "step" or name in PASSES
+    ]
+    if args.part == "network":
+        return {"kernels": rows}
+    whole = {"kernels_of_a_step": sum(row["calls"] * row["kernels"] for row in rows)}
+    for seconds in ("lower_cpu_s", "compile_cpu_s"):
+        whole[seconds] = round(sum(row[seconds] for row in rows), 1)
+    return {"kernels": rows, "step": [whole]}
+
+
+def program_row(name, calls, lower):
+    """Returns what is told of a program; `lower()` returns it ready to compile."""
+    from darts_dist import hlo
+
+    times = [time.process_time()]
+    lowered = lower()
+    times.append(time.process_time())
+    executable = lowered.compile()
+    times.append(time.process_time())
+    found = hlo.kernels(executable.as_text())
+    known = {kind: found.counts.get(kind, 0) for kind in KINDS}
+    return {
+        "program": name,
+        "calls": calls,
+        "kernels": found.total,
+        **known,
+        "other": found.total - sum(known.values()),
+        "compiled": found.compiled,
+        "unknown_loops": len(found.unknown_loops),
+        "temp_mb": round(executable.memory_analysis().temp_size_in_bytes / 1e6, 1),
+        "accessed_mb": round(executable.cost_analysis().get("bytes accessed", 0) / 1e6, 1),
+        "lower_cpu_s": round(times[1] - times[0], 1),
+        "compile_cpu_s": round(times[2] - times[1], 1),
+    }
+
+
+def traced_step(config):
+    """Returns the step of a search, traced but not compiled."""
+    from darts_dist import cluster
+    from darts_dist.data.augment import Recipe
+    from darts_dist.spaces import cnn
+    from darts_dist.steps import SearchStep
+
+    network, data = config.network, config.data
+    recipe = Recipe(
+        data.crop_padding_px,
+        data.flip,
+        data.cutout_px,
+        data.mean or (0.5,) * network.in_channels,
+        data.std or (0.25,) * network.in_channels,
+    )
+    mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
+    built = cnn.build(config, network.classes or 10, precisions(config)[1])
+    step = SearchStep(config, mesh, built, cnn.alpha_shape(config), recipe, epoch_steps=1)
+    step.trace((network.image_px, network.image_px, network.in_channels))
+    return step
+
+
+def lower_cell(config, reduction):
+    """Returns one pass of a cell within a network, ready to compile: outputs, running statistics,
+    and the gradients by weights, mixture weights and the two states that it gets.
+    """
+    import jax
+
+    from darts_dist.nets.cells import SearchCell
+    from darts_dist.nets.init import Keys
+    from darts_dist.nets.layout import LAYOUTS, default_layout
+    from darts_dist.nets.pure import pure
+    from darts_dist.spaces import cnn
+
+    network, layout = config.network, LAYOUTS[default_layout()]
+    compute, real = precisions(config)
+    width = network.nodes * network.channels
+    init, apply = pure(
+        lambda key: SearchCell(
+            (width, width),
+            network.channels * (2 if reduction else 1),
+            network.nodes,
+            config.space.operations,
+            reduction=reduction,
+            reduction_before=False,
+            keys=Keys(key),
+            layout=layout,
+            init=network.init,
+            axis_name=None,
+            dtype=real,
+        )
+    )
+
+    def forward(params, stats, states, weights):
+        return apply(params, stats, states, weights, train=True)
+
+    def both_ways(params, stats, states, weights, cotangent):
+        out, pull, moved = jax.vjp(
+            lambda *wrt: forward(wrt[0], stats, *wrt[1:]), params, states, weights, has_aux=True
+        )
+        return out, moved, pull(cotangent)
+
+    images = (config.data.global_batch, network.image_px, network.image_px, width)
+    state = jax.eval_shape(layout.from_images, jax.ShapeDtypeStruct(images, compute))
+    weights = jax.ShapeDtypeStruct(cnn.alpha_shape(config), real)
+    point = (*jax.eval_shape(init, jax.random.key(0)), (state, state), weights)
+    out, _ = jax.eval_shape(forward, *point)
+    return jax.jit(both_ways).lower(*point, out)
+
+
+def precisions(config):
+    """Returns the number formats of a network's maps and of its weights."""
+    import jax.numpy as jnp
+
+    from darts_dist.seedwork import DTYPES
+
+    compute = DTYPES[config.precision.compute]
+    return compute, jnp.promote_types(compute, jnp.float32)
+
+
+BENCHES = {"input": bench_input, "kernels": bench_kernels}
 
 
 def print_table(rows):
-    """Prints dicts of equal keys as a table."""
-    widths = {key: max(len(key), *(len(f"{row[key]:,}") for row in rows)) for key in rows[0]}
-    print("  ".join(key.rjust(width) for key, width in widths.items()))
+    """Prints dicts of equal keys as a table; texts as they are, numbers with commas."""
+    table = [list(rows[0])]
     for row in rows:
-        print("  ".join(f"{row[key]:,}".rjust(width) for key, width in widths.items()))
+        table.append([v if isinstance(v, str) else f"{v:,}" for v in row.values()])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)))
 
 
-def main():
-    """Runs one bench by the command line."""
+def main(arguments):
+    """Runs one bench by the command line; returns the exit code."""
     lines = [f"  {name:10} {bench.__doc__}" for name, bench in BENCHES.items()]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__ + "\n\nWHAT is one of:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("what", metavar="WHAT", choices=list(BENCHES), help=", ".join(BENCHES))
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each row; default 2")
+    parser.add_argument("bench", metavar="WHAT", choices=list(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args()
-    result = BENCHES[args.what](args)
+    group = parser.add_argument_group("input")
+    group.add_argument("--seconds", type=float, default=2.0, help="for each row; default 2")
+    group = parser.add_argument_group("kernels", "of the search network of the paper by default")
+    group.add_argument(
+        "--what",
+        dest="part",
+        choices=("cell", "network", "step"),
+        default="cell",
+        help="a pass of a cell (default), the passes of the network, or all programs of a step",
+    )
+    group.add_argument("--config", metavar="FILE", help="a search's config instead")
+    group.add_argument("--platform", default="cpu", help="that jax compiles for; default cpu")
+    for option, (knob, meaning) in SIZES.items():
+        group.add_argument(f"--{option}", type=int, metavar="N", help=f"{meaning} ({knob})")
+    args = parser.parse_args(arguments)
+    result = BENCHES[args.bench](args)
     if args.json:
         print(json.dumps(result))
     else:
         for rows in result.values():
             print_table(rows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    ending.finish(lambda: main(sys.argv[1:]))

@@ -26,7 +26,7 @@ class Passes:
     constant.
     product(params, stats, alphas, vector, batch) -> (d/da of the derivative of L along the
     vector in w, moved stats).
-    perturb(params, vector, sign) -> w + sign * r * vector with r = radius / |vector|.
+    perturb(params, vector) -> (w + r vector, w - r vector) with r = radius / |vector|.
     quotient(plus, minus, vector) -> (plus - minus) / 2r.
     """
 
@@ -89,8 +89,9 @@ def finite_difference(passes, params, stats, alphas, momentum, rate, train, vali
     here = passes.gradient(params, stats, alphas, train)
     ahead = passes.lookahead(params, momentum, here.params, rate)
     there = passes.gradient(ahead, stats, alphas, valid)
-    plus = passes.gradient(passes.perturb(params, there.params, 1.0), here.stats, alphas, train)
-    minus = passes.gradient(passes.perturb(params, there.params, -1.0), plus.stats, alphas, train)
+    up, down = passes.perturb(params, there.params)
+    plus = passes.gradient(up, here.stats, alphas, train)
+    minus = passes.gradient(down, plus.stats, alphas, train)
     implicit = passes.quotient(plus.alphas, minus.alphas, there.params)
     return Hypergradient(there.alphas, implicit, minus.stats, there.metrics)
 

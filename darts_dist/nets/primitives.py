@@ -82,7 +82,7 @@ def _make_linear(made, back):
             *[None] * len(constants),
         ]
 
-    def batch(arrays, axes, **sizes):
+    def batch(arrays, axes, /, **sizes):  # a primitive's own `axes` are among its sizes
         size = next(x.shape[a] for x, a in zip(arrays, axes, strict=True) if a is not None)
         moved = [
             jnp.broadcast_to(x[None], (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)

@@ -204,7 +204,7 @@ def _architecture_step(run, momentum):
             "vector_norm": norm(vector),
         }
         if "perturb" in seen:
-            out["R"] = distance(first_seed(seen["perturb"][0]), weights) / norm(vector)
+            out["R"] = distance(first_seed(seen["perturb"][0][0]), weights) / norm(vector)
     return out | {f"{g}/{name}": v for g, values in groups.items() for name, v in values.items()}
 
 
