@@ -107,6 +107,9 @@ def check(config: Config) -> None:
         _fail("network.image_px", network.image_px, "an even number")
     if network.classes == 1:
         _fail("network.classes", 1, "at least 2, or 0 for those of the data")
+    if data.kind == "image_folder" and network.in_channels not in (1, 3):
+        wanted = "1 (grey) or 3 (colour) for data.kind = image_folder"
+        _fail("network.in_channels", network.in_channels, wanted)
     for key, values in (("data.mean", data.mean), ("data.std", data.std)):
         if values and len(values) != network.in_channels:
             _fail(key, values, f"one for each of network.in_channels = {network.in_channels}")
@@ -143,7 +146,6 @@ def _fail(key: str, found: Any, wanted: str) -> None:
 LATER = {
     "space.kind": {"rnn": "recurrent cells"},
     "data.kind": {
-        "image_folder": "folders of pictures",
         "array_record": "ArrayRecord files",
         "text": "text",
     },

@@ -73,9 +73,16 @@ class Data(Table, frozen=True, kw_only=True):
     """where the pictures come from, and what is done to them"""
 
     kind: Annotated[
-        Literal["sample", "cifar10", "cifar100"], about("sample: ships with the package")
+        Literal["sample", "cifar10", "cifar100", "image_folder"],
+        about("sample: ships with the package; image_folder: a folder of pictures for each class"),
     ] = "sample"
     path: Annotated[str, about("folder or .tar.gz of the data set; not for sample")] = ""
+    broken: Annotated[
+        Literal["stop", "skip"],
+        about(
+            "files of an image_folder that cannot be read: stop and name them, or leave them out"
+        ),
+    ] = "stop"
     global_batch: Annotated[int, about("pictures in a step, over all devices", ge=1)] = 64
     train_fraction: Annotated[
         float, about("share that trains the weights; the rest trains the alphas", gt=0, lt=1)

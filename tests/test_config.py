@@ -111,7 +111,7 @@ def test_a_run_is_named_after_its_file_unless_the_file_says_otherwise(tmp_path):
             "wanted skip_connect once",
         ),
         ("space.kind=rnn", "recurrent cells are not in this version"),
-        ("data.kind=image_folder", "folders of pictures are not in this version"),
+        ("data.kind=array_record", "ArrayRecord files are not in this version"),
         ("network.image_px=33", "network.image_px = 33; wanted an even number"),
         ("network.classes=1", "network.classes = 1; wanted at least 2, or 0"),
         ("network.layers=0", "network.layers = 0; wanted whole number >= 1"),

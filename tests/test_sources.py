@@ -6,8 +6,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from darts_dist.config import Config, Data, Network
 from darts_dist.data import sources
-from darts_dist.data.sources import load
 from darts_dist.errors import ConfigError, DataError
 
 NAMES = {"cifar10": [f"thing{n}" for n in range(10)], "cifar100": [f"kind{n}" for n in range(100)]}
@@ -22,6 +22,10 @@ FOLDERS = {
     ("cifar100", "binary"): "cifar-100-binary",
 }
 KINDS = list(FOLDERS)
+
+
+def load(kind, path, split):
+    return sources.load(Config(data=Data(kind=kind, path=str(path))), split)
 
 
 def make_batch(kind, file):
@@ -113,7 +117,7 @@ def test_the_sample_looks_like_the_set_it_is_drawn_from():
 
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"cifar11.*cifar10, cifar100, sample"):
+    with pytest.raises(ConfigError, match=r"cifar11.*cifar10, cifar100, image_folder, sample"):
         load("cifar11", "", "train")
 
 
@@ -209,3 +213,47 @@ def test_a_wrong_number_of_class_names_is_named(tmp_path):
     (folder / "batches.meta.txt").write_text("one\ntwo\n")
     with pytest.raises(DataError, match="2 class names; wanted 10"):
         load("cifar10", folder, "test")
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "message"),
+    [
+        ({}, {"classes": 9}, r"network\.classes=9, .* have 10 classes; use 10 or 0"),
+        ({}, {"classes": 11}, r"network\.classes=11, .* have 10 classes; use 10 or 0"),
+        (
+            {},
+            {"image_px": 16},
+            r"network\.image_px=16, .* 32x32 pixels of 3 channels; set it to 32",
+        ),
+        ({}, {"in_channels": 1}, r"network\.in_channels=1, .* set it to 3"),
+        ({"train_limit": 5000}, {}, r"data\.train_limit=5000 is more than the 4000 pictures"),
+        ({"global_batch": 2001}, {}, r"global_batch=2001 is more than the 2000 pictures"),
+        (
+            {"global_batch": 500, "train_fraction": 0.9},
+            {},
+            r"global_batch=500 is more than the 400 pictures",
+        ),
+    ],
+)
+def test_pictures_that_do_not_fit_the_config_are_an_error(data, network, message):
+    config = Config(data=Data(**data), network=Network(**network))
+    with pytest.raises(ConfigError, match=message):
+        sources.load_training(config)
+
+
+def test_a_set_with_published_statistics_has_those_unless_others_are_given():
+    pictures = sources.load_training(Config())
+    assert (pictures.mean, pictures.std) == (sources.CIFAR10_MEAN, sources.CIFAR10_STD)
+    pictures = sources.load_training(Config(data=Data(mean=(0.1, 0.2, 0.3), train_limit=128)))
+    assert (pictures.mean, pictures.std) == ((0.1, 0.2, 0.3), sources.CIFAR10_STD)
+
+
+@pytest.mark.parametrize("block", [1, 100, 2**20])
+def test_statistics_are_measured_block_by_block_as_over_all(block, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK", block)
+    images = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), np.uint8)
+    images[..., 1] = 51
+    mean, std = sources.measure(images)
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)) / 255, rtol=1e-14)
+    np.testing.assert_allclose(std[::2], images.std((0, 1, 2))[::2] / 255, rtol=1e-14)
+    assert std[1] == 1

@@ -6,6 +6,8 @@ Order, the split into halves and augmentation belong elsewhere.
 import dataclasses
 import io
 import itertools
+import math
+import sys
 import zipfile
 import zlib
 from importlib import resources
@@ -13,8 +15,9 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
+from darts_dist import cluster
 from darts_dist.config import Config
-from darts_dist.data import cifar
+from darts_dist.data import cifar, folder
 from darts_dist.errors import ConfigError, DataError
 
 # arXiv 1806.09055, the authors' code: statistics of the CIFAR-10 training pictures, R G B, of 1.
@@ -22,6 +25,7 @@ CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
 CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
 CIFAR100_STD = (0.2673, 0.2564, 0.2762)
+BLOCK = 2**20  # pixels that are measured at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class Pictures:
     """Labelled pictures in memory.
 
     images: uint8[M, H, W, C], contiguous.  labels: int32[M] in 0..len(class_names)-1.
-    mean, std: C numbers each, for pictures scaled to 0..1.
+    mean, std: C numbers each, for pictures scaled to 0..1; none where a set has no published ones.
     """
 
     images: np.ndarray
@@ -39,24 +43,25 @@ class Pictures:
     std: tuple[float, ...]
 
 
-def load(kind, path, split):
-    """Returns the Pictures of one data set and split, "train" or "test".
+def load(config: Config, split: str) -> Pictures:
+    """Returns the Pictures of the data set that a config names, of one split, "train" or "test".
 
-    kind: a key of SOURCES.  path: str or Path; for CIFAR the official folder, its parent, the
-    official archive, or a folder that holds the archive; "sample" ships with the package and needs
+    data.path: for CIFAR the official folder, its parent, the official archive, or a folder that
+    holds the archive; for image_folder as `folder` says; "sample" ships with the package and needs
     none.  Raises ConfigError for an unknown kind, DataError for what is on disk.
     """
+    kind = config.data.kind
     if kind not in SOURCES:
         raise ConfigError(f'data.kind="{kind}" is unknown; known are {", ".join(sorted(SOURCES))}')
-    return SOURCES[kind](path, split)
+    return SOURCES[kind](config, split)
 
 
 def load_training(config: Config) -> Pictures:
-    """Returns the training pictures that a config asks for;
+    """Returns the training pictures that a config asks for, with mean and std;
     ConfigError or DataError where they do not fit it.
     """
     data, network = config.data, config.network
-    pictures = load(data.kind, data.path, "train")
+    pictures = load(config, "train")
     if data.train_limit:
         if data.train_limit > len(pictures.labels):
             raise ConfigError(
@@ -79,33 +84,87 @@ def load_training(config: Config) -> Pictures:
                 f"{width}x{height} pixels of {channels} "
                 f"channels; set it to {found}"
             )
-    largest = int(pictures.labels.max())
-    if network.classes and largest >= network.classes:
-        raise DataError(
-            f"network.classes={network.classes}, and the labels go up to {largest}; use "
-            f"{largest + 1} or 0"
+    classes = len(pictures.class_names)
+    if network.classes not in (0, classes):
+        raise ConfigError(
+            f"network.classes={network.classes}, and the pictures of data.kind={data.kind} have "
+            f"{classes} classes; use {classes} or 0"
         )
-    return dataclasses.replace(
-        pictures, mean=data.mean or pictures.mean, std=data.std or pictures.std
-    )
+    count = len(pictures.labels)
+    half = int(data.train_fraction * count)
+    smaller = min(half, count - half)
+    if smaller < data.global_batch:
+        raise ConfigError(
+            f"data.global_batch={data.global_batch} is more than the {smaller} pictures of the "
+            f"smaller half (data.train_fraction={data.train_fraction} of {count}); use more "
+            f"pictures, or a smaller batch"
+        )
+    mean, std = data.mean or pictures.mean, data.std or pictures.std
+    if not (mean and std):
+        measured = measure(pictures.images)
+        mean, std = mean or measured[0], std or measured[1]
+    return dataclasses.replace(pictures, mean=mean, std=std)
 
 
-def load_cifar10(path, split):
+def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel of uint8[M, H, W, C], for values scaled to 0..1.
+
+    Levels are counted and summed as whole numbers, so every process finds the same digits. The
+    deviation of a channel that never changes is given as 1.
+    """
+    channels = images.shape[-1]
+    pixels = images.reshape(-1, channels)
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(pixels), BLOCK):
+        for channel, levels in enumerate(pixels[start : start + BLOCK].T):
+            counts[channel] += np.bincount(levels, minlength=256)
+    mean, std = [], []
+    for count in counts.tolist():
+        total = sum(level * n for level, n in enumerate(count))
+        squares = sum(level**2 * n for level, n in enumerate(count))
+        mean.append(total / (255 * len(pixels)))
+        std.append(math.sqrt(len(pixels) * squares - total**2) / (255 * len(pixels)) or 1.0)
+    return tuple(mean), tuple(std)
+
+
+def load_cifar10(config, split):
     """Returns the Pictures of CIFAR-10: 50,000 for training, 10,000 for testing, 10 classes."""
-    return Pictures(*cifar.read("cifar10", path, split), CIFAR10_MEAN, CIFAR10_STD)
+    return Pictures(*cifar.read("cifar10", config.data.path, split), CIFAR10_MEAN, CIFAR10_STD)
 
 
-def load_cifar100(path, split):
+def load_cifar100(config, split):
     """Returns the Pictures of CIFAR-100 with its 100 fine labels."""
-    return Pictures(*cifar.read("cifar100", path, split), CIFAR100_MEAN, CIFAR100_STD)
+    return Pictures(*cifar.read("cifar100", config.data.path, split), CIFAR100_MEAN, CIFAR100_STD)
 
 
-def load_sample(path, split):
+def load_folder(config, split):
+    """Returns the Pictures in a user's folders, as large and in as many channels as the network's.
+
+    They have no mean and std of their own.
+    """
+    images, labels, names = folder.read(
+        config.data.path,
+        split,
+        image_px=config.network.image_px,
+        channels=config.network.in_channels,
+        limit=config.data.train_limit if split == "train" else 0,
+        skip_broken=config.data.broken == "skip",
+        say=_say,
+    )
+    return Pictures(images, labels, names, (), ())
+
+
+def _say(text):
+    if cluster.is_main():
+        print(text, file=sys.stderr, flush=True)
+
+
+def load_sample(config, split):
     """Returns the Pictures that ship with the package: 4,000 and 1,000 of CIFAR-10, as JPEG.
 
-    path: not used.  Raises DataError when the packaged file is missing or damaged.
+    config: not used.  Raises DataError when the packaged file is missing or damaged.
     """
-    del path
+    del config
     what = "the packaged sample darts_dist/data/samples/cifar10.npz"
     try:
         file = resources.files("darts_dist.data").joinpath("samples/cifar10.npz")
@@ -121,4 +180,9 @@ def load_sample(path, split):
     return Pictures(images, labels.astype(np.int32), names, CIFAR10_MEAN, CIFAR10_STD)
 
 
-SOURCES = {"cifar10": load_cifar10, "cifar100": load_cifar100, "sample": load_sample}
+SOURCES = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "image_folder": load_folder,
+    "sample": load_sample,
+}
