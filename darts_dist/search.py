@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from darts_dist import cluster, genotype, loop, metrics, optim, packing
+from darts_dist import cluster, genotype, loop, metrics, optim, packing, picture
 from darts_dist import config as configs
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.config import Config
@@ -310,8 +310,17 @@ class Search:
             best = next(one for one in result["seeds"] if one["seed"] == result["best_seed"])
             text = genotype.to_json(genotype.from_dict(best["genotype"], "cnn"))
             metrics.write_whole(self.folder / "genotype.json", text + "\n")
+            self._draw(result["seeds"])
             metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
         return result
+
+    def _draw(self, seeds: list[dict[str, Any]]) -> None:
+        """Draws every seed's final cells into `cells/`."""
+        for one in seeds:
+            number = one["seed"]
+            value = genotype.from_dict(one["genotype"], "cnn")
+            for cell, svg in picture.each_cell(value, f"seed {number}").items():
+                metrics.write_whole(self.folder / "cells" / f"seed-{number}-{cell}.svg", svg)
 
     def _result(self, digest: str) -> dict[str, Any]:
         device = self.mesh.devices.flat[0]

@@ -123,6 +123,25 @@ def test_without_the_architect_only_weights_move(exact):
         assert (moved != old).any()
 
 
+def test_alphas_follow_their_gradients_by_adam(exact):
+    knobs, state = exact.config.alphas, small.begun(exact)
+    (one, two), alphas = knobs.betas, small.copied(state.alphas)
+    first = second = jax.tree.map(np.zeros_like, alphas)
+    for t in (1, 2, 3):
+        state, after, metrics = update(exact, state, *small.prepared(exact, t))
+        grads = jax.tree.map(
+            lambda g, a: g + knobs.weight_decay * a, metrics["alpha_grads"], alphas
+        )
+        first = jax.tree.map(lambda m, g: one * m + (1 - one) * g, first, grads)
+        second = jax.tree.map(lambda v, g: two * v + (1 - two) * g**2, second, grads)
+        rate = knobs.learning_rate * np.sqrt(1 - two**t) / (1 - one**t)
+        alphas = jax.tree.map(
+            lambda a, m, v, rate=rate: a - rate * m / (np.sqrt(v) + knobs.epsilon),
+            *(alphas, first, second),
+        )
+        small.near(after.alphas, alphas, 1e-12)
+
+
 def test_alpha_steps_move_running_statistics_only_where_they_are_told_to(exact):
     train, valid = small.prepared(exact, 0)
     start = small.copied(small.begun(exact))
