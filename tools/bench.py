@@ -48,7 +48,7 @@ def bench_input(args):
             )
             next(iterator)
             steps, wall, cpu = 0, time.perf_counter(), time.process_time()
-            while time.perf_counter() - wall < args.seconds:
+            while not steps or time.perf_counter() - wall < args.seconds:
                 next(iterator)
                 steps += 1
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
