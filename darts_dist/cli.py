@@ -46,6 +46,11 @@ class Parser(argparse.ArgumentParser):
 
     hint = "--help tells more"
 
+    def __init__(self, **settings: Any) -> None:
+        """Takes argparse's settings; texts keep their lines and options are never abbreviated."""
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
         """Raises InputError with what argparse found."""
         raise InputError(f"{message}; {self.hint}")
@@ -67,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    parser = _Parser(prog="darts-dist", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog="darts-dist", add_help=False)
     parser.add_argument("words", nargs="*")
     for flag in ("--help", "--print", "--json", "--debug", "--version"):
         parser.add_argument(flag, action="store_true")

@@ -5,7 +5,7 @@ exporting and the names of gradients follow from it. Numpy only: it reads no fil
 network.
 
 The original keeps one tensor an edge, edges by node; here the edges of a cell are rows of one
-array, by source (`nets.cells`).  Letters: C D channels in and out, k filter side, E edges, R batch
+array, by source (`nets.edges`).  Letters: C D channels in and out, k filter side, E edges, R batch
 norms an edge.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from darts_dist.errors import CheckpointError
-from darts_dist.nets.cells import POOLS, edge_order, is_separable, kernel_size, norm_rows
+from darts_dist.nets.edges import POOLS, edge_order, is_separable, kernel_size, norm_rows
 from darts_dist.nets.supernet import STEM_MULTIPLIER, is_reduction
 
 Tree = dict[Any, Any]
@@ -220,7 +220,7 @@ def edge_entries(
     prefix: str = "",
     path: tuple = (),
 ) -> Iterator[Entry]:
-    """Yields operation k of one edge of `nets.cells.MixedEdges`; row: its source-major row."""
+    """Yields operation k of one edge of `nets.edges.MixedEdges`; row: its source-major row."""
     operation = operations[k]
     if operation in POOLS:
         parts = [_Part("1", "norm")]  # in the mixture alone a pool has a norm

@@ -31,7 +31,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float
 class State:
     """Everything that a search is; every leaf has a leading axis of seeds, sharded over "seed".
 
-    step: int32.  alive: bool, false once a seed became non-finite; it then stays as it was.
+    step: int32.  alive: bool, false once a seed became non-finite; it then stays as it was before
+    that step, its alphas apart where their own gradient was finite: they had moved by then.
     params, stats: trees of the network.  alphas: {"normal": f[E, K], "reduce": f[E, K]}.
     weight_opt, alpha_opt: optimisers.  totals: sums of the training loss, of correct answers and
     of examples since the epoch began.  key: of augmentation.

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 from darts_dist import interop
-from darts_dist.nets.cells import SearchCell, edge_order, levels
+from darts_dist.nets.cells import SearchCell
+from darts_dist.nets.edges import edge_order, levels
 from darts_dist.nets.init import Keys
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.ops import ReluConvBN

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from darts_dist.config import Config
-from darts_dist.nets.cells import edge_order
+from darts_dist.nets.edges import edge_order
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.pure import pure
 from darts_dist.nets.supernet import Supernet, is_reduction

@@ -1,15 +1,11 @@
 """Pictures of cells: whole, true to the concat, the same every time, in every format."""
 
-import pathlib
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from darts_dist import genotype, picture
 
-ROOT = pathlib.Path(__file__).parent.parent
 NAMES = [(name, space) for space, table in genotype.PUBLISHED.items() for name in table]
 BEGINS = {"svg": b"<", "png": b"\x89PNG", "pdf": b"%PDF", "dot": b"digraph"}
 
@@ -47,23 +43,3 @@ def test_only_nodes_of_the_concat_lead_to_the_output():
         for cell in ("normal", "reduce")
     )
     assert all_of_them - few == 2
-
-
-def draw(*arguments):
-    tool = ROOT / "tools" / "visualize_genotype.py"
-    return subprocess.run([sys.executable, tool, *arguments], capture_output=True, text=True)
-
-
-def test_the_tool_draws_and_says_where(tmp_path):
-    out = tmp_path / "new" / "cell.svg"
-    done = draw("ENAS", str(out))
-    assert (done.returncode, done.stdout.strip()) == (0, str(out))
-    ElementTree.fromstring(out.read_text())
-
-
-@pytest.mark.parametrize("name, out", [("DARTS_V9", "a.svg"), ("DARTS_V2", "a.jpg")])
-def test_the_tool_refuses_in_one_line(tmp_path, name, out):
-    done = draw(name, str(tmp_path / out))
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())

@@ -57,7 +57,7 @@ def test_a_name_a_file_a_run_and_a_text_are_drawn_alike(tmp_path):
 
 
 def test_one_cell_and_the_space_of_a_name_can_be_asked_for(tmp_path):
-    out = tmp_path / "one.svg"
+    out = tmp_path / "new" / "one.svg"
     assert draw("DARTS_V2", out, "--cell", "reduce")[0] == 0
     assert headings(out) == ["DARTS_V2, reduction cell"]
     assert draw("DARTS_V2", out, "--space", "rnn")[0] == 0

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Measure parts of the package on this machine."""
 
-import argparse
 import json
 import pathlib
 import sys
@@ -232,11 +231,7 @@ def print_table(rows):
 def main(arguments):
     """Runs one bench by the command line; returns the exit code."""
     lines = [f"  {name:10} {bench.__doc__}" for name, bench in BENCHES.items()]
-    parser = Parser(
-        description=__doc__ + "\n\nWHAT is one of:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description=__doc__ + "\n\nWHAT is one of:\n" + "\n".join(lines))
     parser.add_argument("bench", metavar="WHAT", choices=list(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     group = parser.add_argument_group("input")

@@ -8,7 +8,6 @@ Without --epoch the last epoch counts, without --seed every seed gets a line. Th
 epoch are in the run's alphas.npz, the operations in its config.toml.
 """
 
-import argparse
 import io
 import pathlib
 import sys
@@ -29,11 +28,7 @@ FORMATS = ("json", "text", "python")
 
 def main(arguments):
     """Returns the exit code; prints one genotype for each seed asked for."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a search run")
     parser.add_argument("--epoch", type=int, metavar="N", help="default: the last one")
     parser.add_argument("--seed", type=int, metavar="S", help="default: every seed")

@@ -6,7 +6,6 @@
 Nothing is changed. The exit code is 0 when the newest complete checkpoint is whole, 2 without one.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -23,11 +22,7 @@ from darts_dist.errors import CheckpointError
 
 def main(arguments):
     """Returns the exit code; prints a table, or one JSON object."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     asked = parser.parse_args(arguments)

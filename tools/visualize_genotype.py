@@ -9,7 +9,6 @@ folder of a search run, or the genotype itself. The picture has all its cells, o
 or the one of --cell. No other program is needed; a pdf needs the extra `pictures`.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -22,11 +21,7 @@ from darts_dist.errors import InputError
 
 def main(arguments):
     """Returns the exit code; writes the picture and prints where it is."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("genotype", metavar="GENOTYPE", help="name, file, run or genotype")
     parser.add_argument("out", metavar="OUT", help="ends in " + ", ".join(picture.FORMATS))
     parser.add_argument("--cell", metavar="NAME", help="of normal, reduce, recurrent; default: all")

@@ -8,7 +8,7 @@ import numpy as np
 
 from darts_dist import interop
 from darts_dist.config import Config
-from darts_dist.nets.cells import MixedEdges
+from darts_dist.nets.edges import MixedEdges
 from darts_dist.nets.init import Keys
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.ops import OPS, FactorizedReduce, ReluConvBN
