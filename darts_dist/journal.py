@@ -12,9 +12,7 @@ import numpy as np
 from darts_dist import genotype
 from darts_dist.config import Config
 from darts_dist.metrics import Recorder
-from darts_dist.spaces.derive import RULES, softmax
-
-RULE = RULES["top2"]
+from darts_dist.spaces import derive
 
 
 class Journal:
@@ -55,7 +53,9 @@ class Journal:
         lines = []
         for at, seed in enumerate(self.seeds):
             train, valid = (_averages(seen[name], at) for name in ("totals", "valid"))
-            cells = self._derive({name: a[at] for name, a in seen["alphas"].items()})
+            alphas = {name: a[at] for name, a in seen["alphas"].items()}
+            cells = derive.from_alphas(alphas, self.config.space.operations)
+            assert isinstance(cells, genotype.CnnGenotype)
             skips = sum(name == "skip_connect" for name, _ in cells.normal)
             lines.append(
                 {
@@ -79,12 +79,6 @@ class Journal:
                 f"valid loss {valid[0]:.4f} accuracy {valid[1]:.2f} %, {skips} skip connections"
             )
         self.recorder.epoch(lines)
-
-    def _derive(self, alphas: dict[str, np.ndarray]) -> genotype.CnnGenotype:
-        weights = {name: softmax(a) for name, a in alphas.items()}
-        cells = RULE(weights, self.config.space.operations)
-        assert isinstance(cells, genotype.CnnGenotype)
-        return cells
 
     def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
         """Returns seeds, best_seed and metrics of result.json after `total` steps."""

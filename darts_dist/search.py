@@ -10,26 +10,20 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from darts_dist import cluster, genotype, loop, metrics, optim, packing, picture
 from darts_dist import config as configs
+from darts_dist.bilevel import Search, States
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.config import Config
-from darts_dist.data import pipeline, sources
-from darts_dist.data.augment import Recipe
-from darts_dist.data.sources import Pictures
+from darts_dist.data import sources
 from darts_dist.errors import CheckpointError, ConfigError, DivergedError
 from darts_dist.journal import Journal
-from darts_dist.seedwork import DTYPES
-from darts_dist.spaces import cnn
-from darts_dist.steps import SearchStep
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 
@@ -53,12 +47,12 @@ def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
         initialization_timeout_s=config.cluster.initialization_timeout_s,
         heartbeat_timeout_s=config.cluster.heartbeat_timeout_s,
     )
-    pictures = sources.load_training(config)
-    search = Search(config, folder, pictures)
+    search = Search(config, sources.load(config, "train"))
+    recorded = Run(search, folder)
     try:
-        return search.run(began)
+        return recorded.run(began)
     finally:
-        search.close()
+        recorded.close()
 
 
 def _check_folder(config: Config, folder: epath.Path) -> None:
@@ -85,43 +79,22 @@ def _check_config(config: Config, old: Config, what: str) -> None:
         )
 
 
-class Search:
-    """One search on the devices there are:
-    its parts, made before the first step, and what the loop asks of it.
-    """
+class Run:
+    """A search with its folder: what the loop asks of it, and what it leaves behind."""
 
-    def __init__(self, config: Config, folder: epath.Path, pictures: Pictures) -> None:
-        """Builds everything up to the step; nothing is compiled yet."""
-        self.config, self.folder, self.pictures = config, folder, pictures
-        batch, data = config.data.global_batch, config.data
-        self.seeds = [config.seeds.first + at for at in range(config.seeds.count)]
-        self.mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
-        positions, self.rows = cluster.local_block(self.mesh, config.seeds.count, batch)
-        self.own_seeds = [self.seeds[at] for at in positions]
-        self._check_groups()
-        self.halves = pipeline.halves(len(pictures.labels), data.train_fraction, data.split)
-        steps = config.schedule.steps_per_epoch or max(len(self.halves[0]) // batch, 1)
+    def __init__(self, search: Search, folder: epath.Path) -> None:
+        """Opens the folder; nothing is compiled yet."""
+        config = search.config
+        self.search, self.config, self.folder, self.seeds = search, config, folder, search.seeds
         self.pace = loop.Pace(
-            steps * config.schedule.epochs,
-            steps,
+            search.epoch_steps * config.schedule.epochs,
+            search.epoch_steps,
             config.log.every_steps,
             config.checkpoint.every_steps,
         )
         self.rate = optim.cosine(
             config.weights.learning_rate, config.weights.learning_rate_min, config.schedule.epochs
         )
-        self.recipe = Recipe(
-            data.crop_padding_px,
-            data.flip,
-            data.cutout_px,
-            tuple(pictures.mean),
-            tuple(pictures.std),
-        )
-        compute = DTYPES[config.precision.compute]
-        classes = config.network.classes or len(pictures.class_names)
-        network = cnn.build(config, classes, jnp.promote_types(compute, jnp.float32))
-        shape = cnn.alpha_shape(config)
-        self.step = SearchStep(config, self.mesh, network, shape, self.recipe, steps)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         self.versions = {"python": platform.python_version(), **versions}
         self.recorder = metrics.Recorder(
@@ -137,39 +110,27 @@ class Search:
         self.resumed_from: list[int] = []
         self.timings: dict[str, float] = {}
 
-    def _check_groups(self) -> None:
-        kind, _, size = self.config.batch_norm.sync.partition(":")
-        local = self.config.data.global_batch // self.mesh.shape["data"]
-        if kind == "group" and local % int(size):
-            raise ConfigError(
-                f"batch_norm.sync=group:{size} does not divide the {local} examples that a "
-                f"device holds "
-                f"(data.global_batch over mesh.data={self.mesh.shape['data']}); use a divisor "
-                f"of {local}"
-            )
-
     def run(self, began: float) -> dict[str, Any]:
         """Returns the result after the last step."""
         self._agree()
         opened = time.perf_counter()
-        compiled = self.step.compile(self.pictures.images.shape[1:])
+        compiled = self.search.compile()
         self.timings = {"startup_s": opened - began, **compiled}
         preemption = cluster.Preemption()
         try:
-            blocks = self.step.init(self.seeds)
-            blocks, start = self._restore(blocks)
+            states, start = self._restore(self.search.init())
             work = loop.Work(
-                feed=self._feed,
+                feed=self.search.batches,
                 advance=self._advance,
                 report=self._report,
                 end_epoch=self._end_epoch,
                 save=self._save,
                 flush=self.checkpoints.wait,
             )
-            blocks, times = loop.fit(blocks, start, work, self.pace, preemption)
+            states, times = loop.fit(states, start, work, self.pace, preemption)
         finally:
             preemption.close()
-        return self._finish(blocks, times, began)
+        return self._finish(states, times, began)
 
     def close(self) -> None:
         """Closes what is open; a failed run keeps what it wrote."""
@@ -183,14 +144,15 @@ class Search:
         cluster.check_same(json.dumps(self.versions), "the set of versions")
         if cluster.is_main() and not (self.folder / "config.toml").exists():
             metrics.write_whole(self.folder / "config.toml", configs.dump(self.config))
+        mesh = self.search.mesh
         self.recorder.message(
-            f"{len(self.seeds)} seeds on {self.mesh.devices.size} devices "
-            f"(mesh seed={self.mesh.shape['seed']}, data={self.mesh.shape['data']}), "
+            f"{len(self.seeds)} seeds on {mesh.devices.size} devices "
+            f"(mesh seed={mesh.shape['seed']}, data={mesh.shape['data']}), "
             f"{self.pace.total} steps of {self.config.data.global_batch} pictures; compiling"
         )
 
-    def _restore(self, blocks: tuple) -> tuple[tuple, int]:
-        state = self.step.join(blocks)
+    def _restore(self, states: States) -> tuple[States, int]:
+        state = self.search.join(states)
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
@@ -198,7 +160,7 @@ class Search:
         notes = self.folder / "resumed_from.json"
         if found is None:
             self.recorder.drop_after(0)
-            return blocks, 0
+            return states, 0
         state, meta, start = found
         known = json.loads(notes.read_text()) if notes.exists() else meta["resumed_from"]
         self.resumed_from = [*known, start]
@@ -207,7 +169,7 @@ class Search:
         self.recorder.drop_after(start)
         self.recorder.message(f"resumed from step {start}")
         self.alive = np.asarray(jax.device_get(cluster.gather(state.alive)))
-        return self.step.split(state), start
+        return self.search.split(state), start
 
     def _check_meta(self, meta: dict[str, Any]) -> None:
         old = configs.parse(meta["config"], "the checkpoint")
@@ -221,25 +183,10 @@ class Search:
 
     # What the loop asks for.
 
-    def _feed(self, done: int) -> Iterator:
-        return pipeline.search_batches(
-            self.pictures,
-            self.halves,
-            seeds=self.own_seeds,
-            rows=self.rows,
-            global_batch=self.config.data.global_batch,
-            start=done,
-            threads=self.config.data.threads,
-        )
-
-    def _advance(self, blocks: tuple, batch: Any, done: int) -> tuple[tuple, Any]:
+    def _advance(self, states: States, batch: Any, done: int) -> tuple[States, Any]:
         epoch = done // self.pace.epoch
         architect = epoch >= self.config.method.warmup_epochs
-        batches = self.step.place_batches(batch)
-        blocks, seen = self.step(blocks, batches, self.rate(epoch), architect=architect)
-        for one in seen:
-            one.pop("alpha_grads", None)
-        return blocks, self.step.join(seen)
+        return self.search.step(states, batch, self.rate(epoch), architect=architect)
 
     def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
         self._watch(done, values["alive"])
@@ -260,43 +207,31 @@ class Search:
                 "lower weights.learning_rate or clip more (weights.clip_norm)"
             )
 
-    def _end_epoch(self, epoch: int, blocks: tuple) -> None:
+    def _end_epoch(self, epoch: int, states: States) -> None:
         last = epoch + 1 == self.config.schedule.epochs
         done = (epoch + 1) * self.pace.epoch
         every = self.config.evaluation.every_epochs
         due = last or (epoch + 1) % every == 0
-        names = ("alphas", "totals", "alive")
-        wanted = self.step.join([{name: getattr(b, name) for name in names} for b in blocks])
+        wanted = self.search.show(states, "alphas", "totals", "alive")
         if due:
-            wanted["valid"] = self.step.join(self.step.evaluate(blocks, self._evaluation()))
+            wanted["valid"] = self.search.evaluate(states)
         seen = jax.device_get(cluster.gather(wanted))
         self._watch(done, np.asarray(seen["alive"]))
         self.recorder.alphas(epoch, seen["alphas"])
         if due:
             self.journal.epoch(epoch, done, seen)
 
-    def _evaluation(self) -> Iterator:
-        indices = self.halves[1]
-        limit = self.config.evaluation.examples
-        return pipeline.evaluation_batches(
-            self.pictures,
-            indices[:limit] if limit else indices,
-            rows=self.rows,
-            global_batch=self.config.data.global_batch,
-        )
-
-    def _save(self, done: int, blocks: tuple) -> None:
+    def _save(self, done: int, states: States) -> None:
         meta = {
             "config": configs.dump(self.config),
             "epoch_steps": self.pace.epoch,
             "resumed_from": self.resumed_from,
             "versions": self.versions,
         }
-        self.checkpoints.save(done, self.step.join(blocks), meta)
+        self.checkpoints.save(done, self.search.join(states), meta)
 
-    def _finish(self, blocks: tuple, times: list[float], began: float) -> dict[str, Any]:
-        state = self.step.join(blocks)
-        digest = packing.digest(state)
+    def _finish(self, states: States, times: list[float], began: float) -> dict[str, Any]:
+        digest = packing.digest(self.search.join(states))
         median = statistics.median(times[1:] or times) if times else 0.0
         pictures = self.config.data.global_batch * len(self.seeds)
         self.timings |= {
@@ -323,7 +258,8 @@ class Search:
                 metrics.write_whole(self.folder / "cells" / f"seed-{number}-{cell}.svg", svg)
 
     def _result(self, digest: str) -> dict[str, Any]:
-        device = self.mesh.devices.flat[0]
+        mesh = self.search.mesh
+        device = mesh.devices.flat[0]
         return {
             "verb": "search",
             "status": "completed",
@@ -332,9 +268,9 @@ class Search:
             "devices": {
                 "platform": device.platform,
                 "kind": device.device_kind,
-                "count": self.mesh.devices.size,
+                "count": mesh.devices.size,
                 "processes": jax.process_count(),
-                "mesh": dict(self.mesh.shape),
+                "mesh": dict(mesh.shape),
             },
             **self.journal.standings(self.pace.total, self.alive),
             "resumed_from": self.resumed_from,

@@ -19,7 +19,7 @@ from darts_dist.data.augment import augment, normalise
 from darts_dist.methods import PRESETS
 from darts_dist.methods.relaxation import RELAXATIONS
 from darts_dist.programs import vary
-from darts_dist.spaces.cnn import CELLS
+from darts_dist.spaces import cnn
 
 INIT, ALPHAS, STEPS = range(3)  # what a seed's key is folded with, once
 TRAIN, VALID, EVALUATION = range(1, 4)  # streams of augmentation, folded into the step's key
@@ -63,14 +63,13 @@ def is_right(logits, labels):
 class OneSeed:
     """The bodies of a search's programs.
 
-    network: (init, apply) of `nets.pure`.  alpha_shape: (E, K).  recipe: `Recipe` of the pictures.
+    network: (init, apply) of `nets.pure`.  recipe: `Recipe` of the pictures.
     epoch_steps: steps after which the totals start anew.
     """
 
-    def __init__(self, config, network, alpha_shape, recipe, epoch_steps):
+    def __init__(self, config, network, recipe, epoch_steps):
         self.config, self.recipe, self.epoch_steps = config, recipe, epoch_steps
         self.init_network, self.apply = network
-        self.alpha_shape = alpha_shape
         self.compute = DTYPES[config.precision.compute]
         self.real = jnp.promote_types(self.compute, jnp.float32)
         self.relax = RELAXATIONS[PRESETS[config.method.preset].relaxation]
@@ -87,14 +86,7 @@ class OneSeed:
         """Returns the first State of a seed number."""
         key = jax.random.key(seed)
         params, stats = self.init_network(jax.random.fold_in(key, INIT))
-        scale, draws = (
-            self.config.alphas.init_scale,
-            jax.random.split(jax.random.fold_in(key, ALPHAS)),
-        )
-        alphas = {
-            name: scale * jax.random.normal(draw, self.alpha_shape, self.real)
-            for name, draw in zip(CELLS, draws, strict=True)
-        }
+        alphas = cnn.draw_alphas(jax.random.fold_in(key, ALPHAS), self.config)
         return State(
             step=jnp.zeros((), jnp.int32),
             alive=jnp.ones((), bool),

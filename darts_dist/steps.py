@@ -21,23 +21,29 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from darts_dist import optim
+from darts_dist.data.augment import Recipe
 from darts_dist.methods import PRESETS
 from darts_dist.methods.hypergradient import HYPERGRADIENTS, Gradient, Passes
 from darts_dist.programs import BATCH, SCALAR, SEED, SHARED, SPECS, Program, compile_all
 from darts_dist.seedwork import OneSeed
+from darts_dist.spaces import cnn
 
 
 class SearchStep:
     """The programs of one search and the order in which they run.
 
-    config: a `Config`.  mesh: ("seed", "data").  network: (init, apply) of `nets.pure`.
-    alpha_shape: (E, K).
-    recipe: `Recipe` of the pictures.  epoch_steps: steps after which the totals start anew.
+    config: a `Config`.  mesh: ("seed", "data").  classes: that the network tells apart.
+    mean, std: of the pictures, a number a channel, for values scaled to 0..1.
+    epoch_steps: steps after which the totals start anew.
+    layout: a name of `nets.layout.LAYOUTS`; None for the fastest on the default backend.
     """
 
-    def __init__(self, config, mesh, network, alpha_shape, recipe, epoch_steps):
+    def __init__(self, config, mesh, *, classes, mean, std, epoch_steps, layout=None):
         self.config, self.mesh = config, mesh
-        self.one = OneSeed(config, network, alpha_shape, recipe, epoch_steps)
+        network = cnn.build(config, classes, layout)
+        data = config.data
+        recipe = Recipe(data.crop_padding_px, data.flip, data.cutout_px, tuple(mean), tuple(std))
+        self.one = OneSeed(config, network, recipe, epoch_steps)
         self.blocks = config.seeds.count // mesh.shape["seed"]
         preset = PRESETS[config.method.preset]
         name = config.method.hypergradient or preset.hypergradient

@@ -9,10 +9,8 @@ import optax
 
 from darts_dist import cluster
 from darts_dist import config as configs
-from darts_dist.data.augment import Recipe
 from darts_dist.programs import BATCH, SEED
 from darts_dist.seedwork import DTYPES
-from darts_dist.spaces import cnn
 from darts_dist.steps import SearchStep
 
 PX, CLASSES, ROWS, EPOCH_STEPS = 8, 3, 8, 2
@@ -24,10 +22,12 @@ SIZES = (
     f"network.image_px={PX}",
     f"data.global_batch={ROWS}",
     "precision.compute=float64",
+    "data.crop_padding_px=1",
+    "data.cutout_px=2",
     "weights.weight_decay=0.01",
     "weights.clip_norm=0.5",  # less than the norms here
 )
-RECIPE = Recipe(crop_padding_px=1, flip=True, cutout_px=2, mean=(0.5,) * 3, std=(0.3,) * 3)
+SHOWN = {"classes": CLASSES, "mean": (0.5,) * 3, "std": (0.3,) * 3, "epoch_steps": EPOCH_STEPS}
 
 
 def config_of(*changes):
@@ -35,18 +35,11 @@ def config_of(*changes):
     return configs.parse("", "a test", overrides=(*SIZES, *changes))
 
 
-def network_of(config):
-    """Returns (init, apply) as search builds it."""
-    return cnn.build(config, CLASSES, jnp.promote_types(config.precision.compute, jnp.float32))
-
-
 def search(*changes):
     """Returns the step of a small search, not compiled."""
     config = config_of(*changes)
     mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
-    return SearchStep(
-        config, mesh, network_of(config), cnn.alpha_shape(config), RECIPE, EPOCH_STEPS
-    )
+    return SearchStep(config, mesh, **SHOWN)
 
 
 def begun(step):

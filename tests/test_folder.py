@@ -34,6 +34,10 @@ def colour_of(file, data, channels=3):
     return tuple(pixels[0].tolist())
 
 
+def loaded(config):
+    return sources.fit(config, sources.load(config, "train"))
+
+
 # What is found.
 
 
@@ -275,11 +279,11 @@ def test_grey_and_coloured_pictures_mix(tmp_path):
 
 def test_statistics_are_those_of_the_training_pictures_or_as_given(tmp_path):
     put_numbered(tmp_path / "train", {"a": 4, "b": 5})
-    pictures = sources.load_training(settings(tmp_path))
+    pictures = loaded(settings(tmp_path))
     images = pictures.images / 255
     np.testing.assert_allclose(pictures.mean, images.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(pictures.std, images.std((0, 1, 2)), rtol=1e-12)
-    some = sources.load_training(settings(tmp_path, "data.train_limit=4"))
+    some = loaded(settings(tmp_path, "data.train_limit=4"))
     np.testing.assert_allclose(some.mean, images[:4].mean((0, 1, 2)), rtol=1e-12)
-    given = sources.load_training(settings(tmp_path, "data.mean=[0.5, 0.5, 0.5]"))
+    given = loaded(settings(tmp_path, "data.mean=[0.5, 0.5, 0.5]"))
     assert (given.mean, given.std) == ((0.5, 0.5, 0.5), pictures.std)

@@ -208,7 +208,7 @@ def test_the_pieces_that_search_compiles_are_those_written_down_here(float64):
     config = Config(
         method=Method(radius=0.25), weights=Weights(momentum=MOMENTUM, weight_decay=DECAY)
     )
-    one = OneSeed(config, (None, None), (2, 5), Recipe(0, False, 0, (), ()), 1)
+    one = OneSeed(config, (None, None), Recipe(0, False, 0, (), ()), 1)
     weights, grads, buffer = (random_tree(seed, SHAPES) for seed in range(3))
     plus, minus = (random_tree(seed, ALPHA_SHAPES) for seed in range(2))
 

@@ -13,7 +13,7 @@ LAYERS = {
     0: "config ending errors genotype cluster hlo knobs processes schema",
     1: "spaces nets data",
     2: "methods checkpoint packing metrics optim data.pipeline interop picture",
-    3: "loop steps programs seedwork",
+    3: "loop bilevel network steps programs seedwork",
     4: "cli search journal select train evaluate plan __init__ __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}

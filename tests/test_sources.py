@@ -77,6 +77,10 @@ def make_archive(kind, form, parent):
     return path
 
 
+def loaded(config):
+    return sources.fit(config, sources.load(config, "train"))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize(("kind", "form"), KINDS)
 def test_every_official_layout_gives_the_same_pictures_from_every_path(kind, form, split, tmp_path):
@@ -238,13 +242,13 @@ def test_a_wrong_number_of_class_names_is_named(tmp_path):
 def test_pictures_that_do_not_fit_the_config_are_an_error(data, network, message):
     config = Config(data=Data(**data), network=Network(**network))
     with pytest.raises(ConfigError, match=message):
-        sources.load_training(config)
+        loaded(config)
 
 
 def test_a_set_with_published_statistics_has_those_unless_others_are_given():
-    pictures = sources.load_training(Config())
+    pictures = loaded(Config())
     assert (pictures.mean, pictures.std) == (sources.CIFAR10_MEAN, sources.CIFAR10_STD)
-    pictures = sources.load_training(Config(data=Data(mean=(0.1, 0.2, 0.3), train_limit=128)))
+    pictures = loaded(Config(data=Data(mean=(0.1, 0.2, 0.3), train_limit=128)))
     assert (pictures.mean, pictures.std) == ((0.1, 0.2, 0.3), sources.CIFAR10_STD)
 
 

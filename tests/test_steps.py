@@ -13,6 +13,7 @@ import small_search as small
 
 from darts_dist.methods import PRESETS
 from darts_dist.programs import BATCH
+from darts_dist.spaces import cnn
 
 pytestmark = pytest.mark.medium
 
@@ -36,7 +37,8 @@ def exact():
 def plain_loss(step):
     """The mean cross entropy of a batch and the statistics moved, for one device."""
     config = step.config
-    _, apply = small.network_of(small.config_of(f"network.layers={config.network.layers}"))
+    alone = small.config_of(f"network.layers={config.network.layers}")
+    _, apply = cnn.build(alone, small.CLASSES)
 
     def loss(params, stats, alphas, batch):
         images, labels = batch

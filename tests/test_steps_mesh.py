@@ -59,6 +59,9 @@ def test_eight_devices_take_the_steps_of_one(hypergradient, layers):
     small.near(told_by_eight, told_by_one, 1e-10)
     for name in ("params", "stats", "alphas", "weight_opt", "alpha_opt", "totals"):
         small.near(getattr(eight, name), getattr(one, name), 1e-10)
+    batch = next(shown(2))  # as second batch its pictures have other places, so other crops
+    once, twice = (step.join(step.evaluate(blocks, [batch] * n)) for n in (1, 2))
+    assert not np.isclose(twice["loss"], 2 * np.asarray(once["loss"]), rtol=1e-9).any()
     first, second = (small.of_seed(one.params, at) for at in range(2))
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
 
@@ -93,13 +96,13 @@ def test_every_seed_is_scored_on_each_example_once(crowd):
     step, _, blocks, _ = crowd
     found = small.copied(step.join(step.evaluate(blocks, shown(2))))
     state = small.copied(step.join(blocks))
-    apply = jax.jit(small.network_of(step.config)[1], static_argnames="train")
+    apply = jax.jit(step.one.apply, static_argnames="train")
     for at in range(4):
         own = small.of_seed(state, at)
         weights = jax.tree.map(jax.nn.softmax, own.alphas)
         sums = {"loss": 0.0, "right": 0.0, "count": 0.0}
         for batch in shown(2):
-            images = normalise(batch["image"], small.RECIPE, np.float64)
+            images = normalise(batch["image"], step.one.recipe, np.float64)
             logits, _ = apply(own.params, own.stats, images, weights, train=False)
             chances, labels = np.asarray(jax.nn.log_softmax(logits)), batch["label"]
             for row in np.flatnonzero(batch["mask"]):

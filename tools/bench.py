@@ -138,21 +138,17 @@ def program_row(name, calls, lower):
 def traced_step(config):
     """Returns the step of a search, traced but not compiled."""
     from darts_dist import cluster
-    from darts_dist.data.augment import Recipe
-    from darts_dist.spaces import cnn
     from darts_dist.steps import SearchStep
 
-    network, data = config.network, config.data
-    recipe = Recipe(
-        data.crop_padding_px,
-        data.flip,
-        data.cutout_px,
-        data.mean or (0.5,) * network.in_channels,
-        data.std or (0.25,) * network.in_channels,
+    network = config.network
+    step = SearchStep(
+        config,
+        cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data),
+        classes=network.classes or 10,
+        mean=config.data.mean or (0.5,) * network.in_channels,
+        std=config.data.std or (0.25,) * network.in_channels,
+        epoch_steps=1,
     )
-    mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
-    built = cnn.build(config, network.classes or 10, precisions(config)[1])
-    step = SearchStep(config, mesh, built, cnn.alpha_shape(config), recipe, epoch_steps=1)
     step.trace((network.image_px, network.image_px, network.in_channels))
     return step
 

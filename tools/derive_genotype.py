@@ -48,9 +48,9 @@ def main(arguments):
     if asked.seed is not None:
         chosen = [place_of("--seed", asked.seed, seeds)]
     for place in chosen:
-        weights = {cell: derive.softmax(alphas[epoch, place]) for cell, alphas in arrays.items()}
+        alphas = {cell: values[epoch, place] for cell, values in arrays.items()}
         space = settings.space
-        value = derive.RULES[asked.rule](weights, space.operations, space.kind)
+        value = derive.from_alphas(alphas, space.operations, space.kind, asked.rule)
         print(written(value, asked.format, f"SEED_{seeds[place]}"))
     return 0
 

@@ -56,12 +56,12 @@ def load(config: Config, split: str) -> Pictures:
     return SOURCES[kind](config, split)
 
 
-def load_training(config: Config) -> Pictures:
-    """Returns the training pictures that a config asks for, with mean and std;
-    ConfigError or DataError where they do not fit it.
+def fit(config: Config, pictures: Pictures) -> Pictures:
+    """Returns training pictures as a config takes them: as many as it asks for, with mean and std.
+
+    Raises ConfigError where config and pictures do not fit each other.
     """
     data, network = config.data, config.network
-    pictures = load(config, "train")
     if data.train_limit:
         if data.train_limit > len(pictures.labels):
             raise ConfigError(

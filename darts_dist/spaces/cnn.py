@@ -1,5 +1,8 @@
 """The space of convolutional cells: what the alphas stand for, and the network over them."""
 
+import jax
+import jax.numpy as jnp
+
 from darts_dist.config import Config
 from darts_dist.nets.pure import pure
 from darts_dist.nets.supernet import Supernet
@@ -14,10 +17,22 @@ def alpha_shape(config: Config) -> tuple[int, int]:
     return sum(2 + node for node in range(config.network.nodes)), len(config.space.operations)
 
 
-def build(config: Config, classes: int, dtype, layout: str | None = None):
-    """Returns (init, apply) of the search network (`nets.pure`) for so many classes, parameters
-    in `dtype`.
+def draw_alphas(key, config: Config):
+    """Returns first alphas, {"normal": f[E, K], "reduce": f[E, K]}: normal, alphas.init_scale wide.
 
+    They are in precision.compute, but never less than float32.
+    """
+    scale, dtype = config.alphas.init_scale, jnp.promote_types(config.precision.compute, "float32")
+    return {
+        cell: scale * jax.random.normal(draw, alpha_shape(config), dtype)
+        for cell, draw in zip(CELLS, jax.random.split(key), strict=True)
+    }
+
+
+def build(config: Config, classes: int, layout: str | None = None):
+    """Returns (init, apply) of the search network (`nets.pure`) for so many classes.
+
+    Parameters are in precision.compute, but never less than float32.
     layout: a name of `nets.layout.LAYOUTS`; None for the fastest on the default backend.
     """
     network = config.network
@@ -33,6 +48,6 @@ def build(config: Config, classes: int, dtype, layout: str | None = None):
         "remat": network.remat,
         "layout": layout,
         "axis_name": "data" if config.batch_norm.sync == "batch" else None,
-        "dtype": dtype,
+        "dtype": jnp.promote_types(config.precision.compute, "float32"),
     }
     return pure(lambda key: Supernet(key, **sizes))

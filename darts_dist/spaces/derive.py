@@ -81,3 +81,17 @@ def _cell(name: str, weights, operations: Sequence[str], space: str) -> Entries:
 
 
 RULES = {"top2": top2}
+
+
+def from_alphas(
+    alphas: Mapping[str, np.ndarray],
+    operations: Sequence[str],
+    space: str = "cnn",
+    rule: str = "top2",
+) -> Genotype:
+    """Returns the genotype of one seed's alphas, f[E, K] by cell, by a rule of RULES.
+
+    operations: the K names in the order of the columns.  Raises GenotypeError as the rule does.
+    """
+    weights = {cell: softmax(values) for cell, values in alphas.items()}
+    return RULES[rule](weights, operations, space)

@@ -77,7 +77,7 @@ def forward(case, layout, bits):
     """Returns the outputs of a `forward` case: one pass in training, one in evaluation."""
     config = steps.config_of(case, bits)
     sizes, dtype = steps.sizes_of(config), f"float{bits}"
-    _, apply = cnn.build(config, case.settings["classes"], dtype, layout)
+    _, apply = cnn.build(config, case.settings["classes"], layout)
     cast = functools.partial(jnp.asarray, dtype=dtype)
     params, stats, alphas = jax.tree.map(cast, steps.imported(case, config))
     x, y = jnp.asarray(images(case.inputs, "x"), dtype), jnp.asarray(case.inputs["y"])

@@ -10,7 +10,6 @@ import optax
 
 from darts_dist import cluster, interop
 from darts_dist.config import Config
-from darts_dist.data.augment import Recipe
 from darts_dist.methods.relaxation import softmax
 from darts_dist.programs import BATCH, SEED
 from darts_dist.spaces import cnn, derive
@@ -82,17 +81,18 @@ class Run:
         config = config_of(case, bits, hypergradient)
         self.case, self.config, self.dtype = case, config, f"float{bits}"
         self.sizes = sizes_of(config)
-        network = cnn.build(config, config.network.classes, self.dtype, layout)
         self.step = SearchStep(
             config,
             cluster.make_mesh(1, 1, 1),
-            network,
-            cnn.alpha_shape(config),
-            Recipe(0, False, 0, (), ()),
+            classes=config.network.classes,
+            mean=(),
+            std=(),
             epoch_steps=1,
+            layout=layout,
         )
+        apply = self.step.one.apply
         self.logits = jax.jit(
-            lambda params, stats, alphas, x, train: network[1](
+            lambda params, stats, alphas, x, train: apply(
                 params, stats, x, softmax(alphas), train=train
             )[0],
             static_argnames="train",
