@@ -25,6 +25,7 @@ DOORS = {
     "tensorboardX": ("metrics",),
     "grain": ("data",),
     "flax": ("nets", "spaces"),
+    "urllib.request": ("data.download",),
 }
 BLIND = {  # who must know nothing of whom
     "nets": ("config", "cluster"),
