@@ -46,7 +46,8 @@ class Search:
         positions, self.rows = cluster.local_block(self.mesh, config.seeds.count, batch)
         self.own_seeds = [self.seeds[at] for at in positions]
         self._check_groups()
-        self.halves = pipeline.halves(len(self.pictures.labels), data.train_fraction, data.split)
+        count = len(self.pictures.labels)
+        self.halves = pipeline.halves(count, data.train_fraction, data.split, batch)
         self.epoch_steps = config.schedule.steps_per_epoch or max(len(self.halves[0]) // batch, 1)
         self.programs = SearchStep(
             config,

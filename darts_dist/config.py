@@ -121,7 +121,7 @@ def check(config: Config) -> None:
 
 
 def _check_batch(config: Config) -> None:
-    data, mesh, batch = config.data, config.mesh, config.data.global_batch
+    mesh, batch = config.mesh, config.data.global_batch
     if mesh.seed and config.seeds.count % mesh.seed:
         _fail("seeds.count", config.seeds.count, f"a multiple of mesh.seed = {mesh.seed}")
     if mesh.data and batch % mesh.data:
@@ -131,12 +131,6 @@ def _check_batch(config: Config) -> None:
     if kind == "group" and local % int(size):
         part = f"the {local} pictures of a device" if mesh.data else f"data.global_batch = {batch}"
         _fail("batch_norm.sync", config.batch_norm.sync, f"groups that divide {part}")
-    if data.train_limit:
-        half = int(data.train_limit * data.train_fraction)
-        smaller = min(half, data.train_limit - half)
-        if smaller < batch:
-            wanted = f"at most {smaller}: the smaller half of data.train_limit = {data.train_limit}"
-            _fail("data.global_batch", batch, wanted)
 
 
 def _fail(key: str, found: Any, wanted: str) -> None:

@@ -122,7 +122,6 @@ def test_a_run_is_named_after_its_file_unless_the_file_says_otherwise(tmp_path):
         ("batch_norm.sync=group:0", "wanted batch | state | group:N"),
         ("mesh.data=5", "data.global_batch = 32; wanted a multiple of mesh.data = 5"),
         ("mesh.seed=4", "seeds.count = 2; wanted a multiple of mesh.seed = 4"),
-        ("data.train_limit=40", "wanted at most 20: the smaller half of data.train_limit = 40"),
         ("name=a/b", 'name = "a/b"; wanted text without /'),
         ("name", "'name' is not an override; write it as key.path=VALUE"),
     ],

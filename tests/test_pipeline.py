@@ -157,14 +157,18 @@ def test_evaluation_covers_each_example_once_in_equal_steps(processes, count):
     assert seen == indices.tolist()
 
 
-def test_a_half_smaller_than_a_batch_is_named():
-    with pytest.raises(ConfigError, match=r"global_batch=12 is more than the 9 .* the weights"):
-        batches(1, count=19)
+@pytest.mark.parametrize(
+    ("count", "fraction", "batch", "smaller"),
+    [(19, 0.5, 10, 9), (4000, 0.5, 2001, 2000), (4000, 0.9, 500, 400), (1, 0.5, 1, 0)],
+)
+def test_a_half_smaller_than_a_batch_is_named(count, fraction, batch, smaller):
+    found = rf"global_batch={batch} is more than the {smaller} pictures of the smaller half"
+    with pytest.raises(ConfigError, match=found):
+        pipeline.halves(count, fraction, "index", batch)
+    pipeline.halves(count + 1, fraction, "index", max(smaller, 1))
 
 
-def test_a_split_that_cannot_be_is_named():
-    with pytest.raises(ConfigError, match=r"train_fraction=0\.5 of 1 pictures leaves 0"):
-        pipeline.halves(1, 0.5, "index")
+def test_an_unknown_split_is_named_with_the_known_ones():
     with pytest.raises(ConfigError, match="index, shuffled"):
         pipeline.halves(10, 0.5, "random")
 

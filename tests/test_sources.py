@@ -231,12 +231,6 @@ def test_a_wrong_number_of_class_names_is_named(tmp_path):
         ),
         ({}, {"in_channels": 1}, r"network\.in_channels=1, .* set it to 3"),
         ({"train_limit": 5000}, {}, r"data\.train_limit=5000 is more than the 4000 pictures"),
-        ({"global_batch": 2001}, {}, r"global_batch=2001 is more than the 2000 pictures"),
-        (
-            {"global_batch": 500, "train_fraction": 0.9},
-            {},
-            r"global_batch=500 is more than the 400 pictures",
-        ),
     ],
 )
 def test_pictures_that_do_not_fit_the_config_are_an_error(data, network, message):

@@ -19,18 +19,20 @@ ENDLESS = 2**62  # steps
 PREFETCHED_STEPS = 4
 
 
-def halves(count, train_fraction, split):
+def halves(count, train_fraction, split, global_batch=1):
     """Returns the indices of the weight half and of the alpha half, int64 each, disjoint.
 
     split: "index", the first floor(train_fraction * count) pictures for the weights, as the
     original does; or "shuffled", the same cut through one fixed permutation.  No search seed has a
-    part in it.  Raises ConfigError when a half is empty.
+    part in it.  Raises ConfigError when a half has fewer pictures than a global batch.
     """
     weight_count = int(train_fraction * count)
-    if not 0 < weight_count < count:
+    smaller = min(weight_count, count - weight_count)
+    if smaller < global_batch:
         raise ConfigError(
-            f"data.train_fraction={train_fraction} of {count} pictures leaves {weight_count} for "
-            f"the weights and {count - weight_count} for the alphas; wanted at least one for each"
+            f"data.global_batch={global_batch} is more than the {smaller} pictures of the smaller "
+            f"half (data.train_fraction={train_fraction} of {count}); use more pictures, or a "
+            "smaller batch"
         )
     if split == "index":
         indices = np.arange(count)
@@ -71,14 +73,8 @@ def search_batches(pictures, halves, *, seeds, rows, global_batch, start, thread
     seeds: the S seed numbers that this process holds.  rows: slice of the global batch, n long.
     threads: that read ahead; 0 reads when asked.
     An item is {"train": {"image": uint8[S, n, H, W, C], "label": int32[S, n]}, "valid": the same
-    from the alpha half}.  Raises ConfigError when a half has fewer pictures than a global batch.
+    from the alpha half}.
     """
-    for stream, half in zip(STREAMS, halves, strict=True):
-        if len(half) < global_batch:
-            raise ConfigError(
-                f"data.global_batch={global_batch} is more than the {len(half)} pictures of the "
-                f"half for the {stream}; use at most {len(half)}, or more pictures"
-            )
     source = _SearchSource(pictures, halves, seeds, rows, global_batch)
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=PREFETCHED_STEPS if threads else 0

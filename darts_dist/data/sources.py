@@ -90,15 +90,6 @@ def fit(config: Config, pictures: Pictures) -> Pictures:
             f"network.classes={network.classes}, and the pictures of data.kind={data.kind} have "
             f"{classes} classes; use {classes} or 0"
         )
-    count = len(pictures.labels)
-    half = int(data.train_fraction * count)
-    smaller = min(half, count - half)
-    if smaller < data.global_batch:
-        raise ConfigError(
-            f"data.global_batch={data.global_batch} is more than the {smaller} pictures of the "
-            f"smaller half (data.train_fraction={data.train_fraction} of {count}); use more "
-            f"pictures, or a smaller batch"
-        )
     mean, std = data.mean or pictures.mean, data.std or pictures.std
     if not (mean and std):
         measured = measure(pictures.images)
