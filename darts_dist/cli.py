@@ -5,6 +5,8 @@ Nothing here imports jax: a verb's module does, once the command line is known t
 """
 
 import argparse
+import contextlib
+import errno
 import importlib
 import json
 import os
@@ -13,11 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from etils import epath
-
 import darts_dist
 from darts_dist import config, ending, processes, schema
-from darts_dist.errors import ConfigError, InputError
+from darts_dist.errors import ConfigError, InputError, StorageError
 
 VERBS = {"search": ("darts_dist.search", "search cells by gradient descent, one genotype a seed")}
 """A verb's name: the module whose `run(config, workdir, debug)` returns its result, and its use."""
@@ -39,6 +39,7 @@ DEBUG = (
     "cluster.cpu_devices=1",
 )
 """What `--debug` sets, unless the command line says otherwise."""
+UNWRITABLE = ending.STORAGE_ERRNO | {errno.EACCES, errno.EPERM}
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +77,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*")
     for flag in ("--help", "--print", "--json", "--debug", "--version"):
         parser.add_argument(flag, action="store_true")
-    parser.add_argument("--workdir", default="")
+    parser.add_argument("--workdir")
+    _check_text(argv)
     given = parser.parse_intermixed_args(list(argv))
     if given.version:
         return _show(f"darts-dist {darts_dist.__version__}")
@@ -93,9 +95,22 @@ def _dispatch(argv: Sequence[str]) -> int:
         return _show(config.dump(resolved).strip())
     workdir = _open_workdir(given.workdir, resolved.name)
     module = VERBS[verb][0]
-    return ending.outcome(
+    code = ending.outcome(
         lambda: _run(module, resolved, workdir, given), workdir=workdir, debug=given.debug
     )
+    if code and given.workdir is None:
+        with contextlib.suppress(OSError):  # only an empty folder can be removed
+            os.rmdir(workdir)
+    return code
+
+
+def _check_text(argv: Sequence[str]) -> None:
+    """Raises InputError for a word that neither a config nor a log can hold."""
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{word} is not UTF-8 text; rename it, or link to it") from None
 
 
 def _show(text: str) -> int:
@@ -107,6 +122,10 @@ def _show(text: str) -> int:
 
 
 def _run(module: str, resolved: config.Config, workdir: str, given: argparse.Namespace) -> int:
+    try:
+        importlib.import_module("jax")
+    except ValueError as error:  # jax reads its settings while it is imported
+        raise ConfigError(f"jax does not take its environment: {error}; mend it") from None
     result = importlib.import_module(module).run(resolved, workdir, given.debug)
     print(json.dumps({**result, "workdir": workdir}) if given.json else summary(result, workdir))
     return 0
@@ -143,19 +162,19 @@ def _resolve(words: list[str], debug: bool) -> config.Config:
     return config.load(path, overrides)
 
 
-def _open_workdir(asked: str, name: str) -> str:
+def _open_workdir(asked: str | None, name: str) -> str:
     """Returns the run folder, made where it was not there."""
     several = processes.coordinator(os.environ) or processes.found_by_jax(os.environ)
     if several and not asked:
         raise InputError("several processes share one run folder; name it with --workdir DIR")
-    workdir = asked or _new_name(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    new = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    workdir = _new_name(new) if asked is None else asked
     try:
-        epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+        config.place(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if ending.classify(error):
-            raise
-        reason = f"cannot be a folder: {error.strerror}; choose another"
-        raise InputError(f"--workdir {workdir} {reason}") from None
+        reason = f"cannot be a folder: {error.strerror}; choose another with --workdir"
+        kind = StorageError if error.errno in UNWRITABLE else InputError
+        raise kind(f"{workdir} {reason}") from None
     return workdir
 
 

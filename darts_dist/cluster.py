@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from darts_dist import processes
+from darts_dist import ending, processes
 from darts_dist.errors import ConfigError
 
 SHUTDOWN_TIMEOUT_S = 15
@@ -66,6 +66,7 @@ def start(
     use_cpu_flags()
     if not jax.distributed.is_initialized():
         _join(platform, initialization_timeout_s, heartbeat_timeout_s)
+    _check_devices()
     if cache:
         _use_cache(cache_dir)
 
@@ -74,16 +75,36 @@ def use_cpu_flags() -> None:
     """Adds the flags that make XLA for CPU compile faster and run faster to XLA_FLAGS.
 
     A flag that is there already stays; XLA aborts on a name that it does not know. jaxlib has no
-    list of its flags, so a name is looked up in its library's bytes (milliseconds).
+    list of its flags, so a name is looked up in its library's bytes (milliseconds). Raises
+    ConfigError for an unknown one that is there already.
     """
     library = pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"
     if not library.exists():
         return
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for flag in os.environ.get("XLA_FLAGS", "").split():
+            name = flag.partition("=")[0]
+            if flag.startswith("--") and data.find(name[2:].encode() + b"\0") < 0:
+                raise ConfigError(f"XLA_FLAGS has {name}, unknown to this jaxlib; take it out")
         for name, value in CPU_FLAGS.items():
             flags = os.environ.get("XLA_FLAGS", "")
             if name not in flags and data.find(name.encode()) >= 0:
                 os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
+
+
+def _check_devices() -> None:
+    """Raises ConfigError where jax finds no device of the platform that is asked for."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        if ending.classify(error):  # a peer is lost
+            raise
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        reason = str(error).partition(" (")[0] or "jax's package for it is not installed"
+        raise ConfigError(
+            f"no devices of platform {asked}: {reason}; choose another by JAX_PLATFORMS or "
+            "cluster.platform"
+        ) from error
 
 
 def _use_cache(folder: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from etils import epath
 
 from darts_dist import schema
-from darts_dist.errors import ConfigError
+from darts_dist.errors import ConfigError, InputError
 from darts_dist.knobs import (
     Alphas,
     BatchNorm,
@@ -141,7 +141,7 @@ LATER = {
     "space.kind": {"rnn": "recurrent cells"},
     "data.kind": {
         "array_record": "ArrayRecord files",
-        "text": "text",
+        "text": "texts",
     },
 }
 """Values that are known by name and answered with more than "wanted ..."."""
@@ -156,18 +156,37 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
     if path is None:
         text = importlib.resources.files("darts_dist").joinpath("configs/sample.toml").read_text()
         return parse(text, "configs/sample.toml", "sample", overrides)
-    file = epath.Path(path)
-    if file.is_dir():
-        raise ConfigError(f"{path} is a folder; wanted a TOML file, such as {path}/config.toml")
+    file = place(path)
     try:
-        text = file.read_text()
+        if file.is_dir():
+            raise ConfigError(f"{path} is a folder; wanted a TOML file, such as {path}/config.toml")
+        text = file.read_bytes().decode("utf-8-sig")  # some editors put a mark of UTF-8 in front
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; wanted a TOML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; wanted a TOML file") from None
-    except PermissionError:
-        raise ConfigError(f"{path} may not be read; give this user the right to") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{path} cannot be read: {reason}; wanted a TOML file") from None
     return parse(text, path, file.stem, overrides)
+
+
+def place(path: str) -> epath.Path:
+    """Returns a file or folder, local or by URL; InputError for one that no backend can reach."""
+    if not path:
+        raise InputError('a path is empty: ""; name a file or a folder')
+    try:
+        found = epath.Path(path)
+        if "://" in path:
+            found.exists()
+    except KeyError as error:
+        kind = error.args[0]
+        raise InputError(
+            f"{path}: {kind} is unknown; wanted a path, gs://... or s3://..."
+        ) from None
+    except ImportError as error:
+        raise InputError(f"{path} cannot be reached: {error}") from None
+    return found
 
 
 def parse(text: str, where: str, name: str = "sample", overrides: Sequence[str] = ()) -> Config:

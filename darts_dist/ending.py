@@ -107,7 +107,9 @@ def _first_line(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"darts-dist: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
+    line = " ".join(text.splitlines())
+    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+    print(f"darts-dist: {line}", file=sys.stderr, flush=True)
 
 
 def _write_traceback(workdir: str) -> str:

@@ -214,7 +214,7 @@ class Cluster(Table, frozen=True, kw_only=True):
     """devices and processes"""
 
     cpu_devices: Annotated[
-        int, about("CPU devices of a process; 0: as jax finds; its environment wins", ge=0)
+        int, about("CPU devices of a process; 0: as jax finds; its environment wins", ge=0, le=1024)
     ] = 0
     platform: Annotated[str, about('cpu, cuda, tpu; "": the best there is')] = ""
     initialization_timeout_s: Annotated[int, about("longest wait for all to come", ge=1)] = 60

@@ -94,22 +94,24 @@ def parse(text: str, where: str) -> dict:
     """Returns the tables of a TOML text; `where` names it in the error, which tells the line."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{where} is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where} is not a config: its lists are nested too deeply") from None
 
 
 def override(struct: type, tree: dict, text: str) -> dict:
     """Returns `tree` with one `key.path=VALUE` set. VALUE is a TOML literal, or else a string."""
     key, equals, literal = text.partition("=")
     key = key.strip()
-    if not equals:
+    if not (key and equals):
         raise ConfigError(f"{text!r} is not an override; write it as key.path=VALUE")
     known = [*knobs(struct), *tables(struct)]
     if key not in known:
         raise ConfigError(_unknown(struct, key))
     try:
         parsed = tomllib.loads(f"value = {literal}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = {}
     value = parsed["value"] if set(parsed) == {"value"} else literal.strip()
     if isinstance(value, datetime.date | datetime.time):

@@ -22,7 +22,7 @@ from darts_dist.bilevel import Search, States
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.config import Config
 from darts_dist.data import sources
-from darts_dist.errors import CheckpointError, ConfigError, DivergedError
+from darts_dist.errors import CheckpointError, ConfigError, DivergedError, InputError
 from darts_dist.journal import Journal
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
@@ -36,7 +36,7 @@ def run(config: Config, workdir: str, debug: bool) -> dict[str, Any]:
     folder = epath.Path(workdir)
     _check_folder(config, folder)
     if (folder / "result.json").exists():
-        return json.loads((folder / "result.json").read_text())
+        return _read_result(folder / "result.json")
     cluster.start(
         platform=config.cluster.platform,
         cpu_devices=config.cluster.cpu_devices,
@@ -62,7 +62,10 @@ def _check_folder(config: Config, folder: epath.Path) -> None:
     stored = folder / "config.toml"
     if not stored.exists():
         return
-    old = configs.parse(stored.read_text(), str(stored))
+    try:
+        old = configs.load(str(stored))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; mend it or remove it, checkpoints hold a copy") from None
     _check_config(config, old, f"the run in {folder}")
 
 
@@ -77,6 +80,20 @@ def _check_config(config: Config, old: Config, what: str) -> None:
             f"{what} has another config: {', '.join(changed)}; give the old values or another "
             f"--workdir"
         )
+
+
+def _read_result(path: epath.Path) -> dict[str, Any]:
+    """Returns what a run that ended well wrote last."""
+    try:
+        result = json.loads(path.read_text())
+        damage = "" if isinstance(result, dict) and "seeds" in result else "no result"
+    except (OSError, ValueError) as error:
+        damage = str(error)
+    if damage:
+        raise InputError(
+            f"{path} is damaged: {damage}; remove it, and the run ends again from its checkpoint"
+        )
+    return result
 
 
 class Run:

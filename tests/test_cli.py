@@ -113,7 +113,7 @@ def test_several_processes_need_a_folder_that_is_named(monkeypatch, capsys):
 
 def test_default_folders_of_one_second_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli._open_workdir("", "x") != cli._open_workdir("", "x")
+    assert cli._open_workdir(None, "x") != cli._open_workdir(None, "x")
 
 
 def fail(error):

@@ -6,6 +6,7 @@ which data set a name stands for) is `sources`' business.
 
 import dataclasses
 import gzip
+import os
 import pathlib
 import tarfile
 import zlib
@@ -91,7 +92,7 @@ def _locate(kind, layouts, path, split):
             f"data.path is empty; data.kind={kind} wants the folder {layouts[0].folder} or the "
             f"file {layouts[0].archive}"
         )
-    place = pathlib.Path(path).expanduser()
+    place = pathlib.Path(os.path.expanduser(path))  # an unknown ~user stays
     try:
         if not place.exists():
             raise DataError(

@@ -90,7 +90,7 @@ def _find(path, split):
     """Returns the data's folder, the names of the classes and (label, folder) of a split's."""
     if not str(path):
         raise DataError(f"data.path is empty; data.kind=image_folder wants a folder with {LAYOUT}")
-    root = pathlib.Path(path).expanduser()
+    root = pathlib.Path(os.path.expanduser(path))  # an unknown ~user stays
     inside = _folders(root)
     # A class may be called train, too: then there are pictures in it, and other classes beside it.
     bare = "train" not in inside or bool(set(inside) - SPLITS and not _folders(root / "train"))
