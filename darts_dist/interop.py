@@ -110,6 +110,13 @@ def _join(rows: dict[tuple, np.ndarray]) -> np.ndarray:
     return leaf
 
 
+def check_ranks(state: Mapping[str, np.ndarray], ranks: Mapping[str, int], what: str) -> None:
+    """Raises CheckpointError where a tensor that sizes follow from is missing or has other axes."""
+    for name, rank in ranks.items():
+        if np.ndim(state.get(name, ())) != rank:
+            raise CheckpointError(f"{name} is missing or has not {rank} axes; no weights of {what}")
+
+
 def search_from_torch(
     state: Mapping[str, np.ndarray],
     *,
@@ -124,12 +131,7 @@ def search_from_torch(
     Width, image channels and classes follow from the stem and the classifier.  Raises
     CheckpointError (`from_torch`).
     """
-    ends = {"stem.0.weight": 4, "classifier.weight": 2}
-    for name, rank in ends.items():
-        if np.ndim(state.get(name, ())) != rank:
-            raise CheckpointError(
-                f"{name} is missing or has not {rank} axes; no weights of a search network"
-            )
+    check_ranks(state, {"stem.0.weight": 4, "classifier.weight": 2}, "a search network")
     width, channels_in = state["stem.0.weight"].shape[:2]
     sizes = {
         "channels": width // STEM_MULTIPLIER,
@@ -170,7 +172,7 @@ def search_entries(
     """Yields the search network's entries in the original's order (CIFAR stem)."""
     stem = STEM_MULTIPLIER * channels
     yield Entry("stem.0.weight", (stem, channels_in, 3, 3), "conv", ("stem", "weight"))
-    yield from _norm("stem.1", ("stem", "norm"), stem, affine=True)
+    yield from norm_entries("stem.1", ("stem", "norm"), stem, affine=True)
     edges = [(node, source) for node in range(nodes) for source in range(2 + node)]
     by_source = np.argsort(edge_order(nodes))  # node-major number -> row here
     inputs, width, before = (stem, stem), channels, False
@@ -203,7 +205,7 @@ def _preprocessing(name, path, which, channels_in, channels, reduces):
     for part in _parts(operation, 1, channels_in, channels):
         label = f"{name}preprocess{which}.{part.name}"
         if part.role == "norm":
-            yield from _norm(label, path, channels, rows=(which,))
+            yield from norm_entries(label, path, channels, rows=(which,))
         else:
             yield Entry(
                 f"{label}.weight", part.shape, part.kind, (*path, "before", which, part.role)
@@ -235,7 +237,7 @@ def edge_entries(
         else:
             inner, rows = (*path, "convs", operation), (row,)
         if part.role == "norm":
-            yield from _norm(label, inner, channels, rows=rows)
+            yield from norm_entries(label, inner, channels, rows=rows)
         else:
             leaf = part.role if operation == "skip_connect" else f"{part.role}_{part.half}"
             yield Entry(f"{label}.weight", part.shape, part.kind, (*inner, leaf), rows)
@@ -258,7 +260,7 @@ def operation_entries(
     for part in _parts(operation, stride, channels_in or channels, channels):
         inner = (*path, ("first", "second")[part.half]) if is_separable(operation) else path
         if part.role == "norm":
-            yield from _norm(prefix + part.name, (*inner, "norm"), channels, affine=affine)
+            yield from norm_entries(prefix + part.name, (*inner, "norm"), channels, affine=affine)
         else:
             yield Entry(f"{prefix}{part.name}.weight", part.shape, part.kind, (*inner, part.role))
 
@@ -300,7 +302,8 @@ def _parts(operation: str, stride: int, channels_in: int, channels: int) -> Iter
         yield _Part("3", "norm")
 
 
-def _norm(name, path, channels, *, affine=False, rows=()) -> Iterator[Entry]:
+def norm_entries(name, path, channels, *, affine=False, rows=()) -> Iterator[Entry]:
+    """Yields the entries of a batch norm, of `nets.norm.BatchNorm` or a row of statistics."""
     size = (channels,)
     if affine:
         yield Entry(f"{name}.weight", size, "vector", (*path, "scale"), rows)

@@ -52,7 +52,7 @@ class Journal:
         """
         lines = []
         for at, seed in enumerate(self.seeds):
-            train, valid = (_averages(seen[name], at) for name in ("totals", "valid"))
+            train, valid = (averages(seen[name], at) for name in ("totals", "valid"))
             alphas = {name: a[at] for name, a in seen["alphas"].items()}
             cells = derive.from_alphas(alphas, self.config.space.operations)
             assert isinstance(cells, genotype.CnnGenotype)
@@ -107,7 +107,7 @@ class Journal:
         }
 
 
-def _averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:
+def averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:
     """Mean loss and accuracy in per cent of a seed's sums."""
     count = max(float(sums["count"][at]), 1.0)
     return float(sums["loss"][at]) / count, 100 * float(sums["right"][at]) / count

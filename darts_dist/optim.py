@@ -23,6 +23,26 @@ def cosine(rate, rate_min, epochs):
     return at
 
 
+def step(rate, factor, period):
+    """Returns epoch -> learning rate, multiplied by `factor` every `period` epochs."""
+
+    def at(epoch):
+        return rate * factor ** (epoch // period)
+
+    return at
+
+
+def ramp(value, epochs):
+    """Returns epoch -> probability of drop-path, rising from 0 at epoch 0 to `value` at `epochs`,
+    which is never reached.
+    """
+
+    def at(epoch):
+        return value * epoch / epochs
+
+    return at
+
+
 def clip_by_norm(limit):
     """Returns the clipping of PyTorch:
     gradients times limit / (norm + 1e-6) where that is below 1; 0 switches it off.

@@ -16,6 +16,7 @@ import optax
 
 from darts_dist import optim
 from darts_dist.data.augment import augment, normalise
+from darts_dist.losses import cross_entropy, is_right
 from darts_dist.methods import PRESETS
 from darts_dist.methods.relaxation import RELAXATIONS
 from darts_dist.programs import vary
@@ -47,17 +48,6 @@ class State:
     alpha_opt: Any
     totals: Any
     key: Any
-
-
-def cross_entropy(logits, labels):
-    """Returns each example's cross entropy, f[N], of logits f[N, classes] and labels int[N]."""
-    chosen = jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
-    return jax.nn.logsumexp(logits, -1) - chosen
-
-
-def is_right(logits, labels):
-    """Returns 1 where the largest logit is the label's, else 0: f[N]."""
-    return (jnp.argmax(logits, -1) == labels).astype(logits.dtype)
 
 
 class OneSeed:

@@ -12,7 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     0: "config ending errors genotype cluster hlo knobs processes schema",
     1: "spaces nets data",
-    2: "methods checkpoint packing metrics optim data.pipeline interop picture",
+    2: "methods checkpoint packing metrics optim losses data.pipeline picture"
+    " interop interop_network",
     3: "loop bilevel network steps programs seedwork",
     4: "cli search journal select train evaluate plan __init__ __main__",
 }

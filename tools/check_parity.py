@@ -11,7 +11,14 @@ import sys
 TOOLS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
-from parity import cnn_genotypes, cnn_ops, cnn_search  # noqa: E402
+from parity import (  # noqa: E402
+    cnn_eval,
+    cnn_genotypes,
+    cnn_ops,
+    cnn_param_counts,
+    cnn_search,
+    train_pieces,
+)
 from parity.vectors import Row, VectorError  # noqa: E402
 
 from darts_dist import cluster  # noqa: E402
@@ -29,7 +36,8 @@ STEMS = (
     "checkpoints_cnn",
     "checkpoints_rnn",
 )
-CHECKS = {module.STEM: module.check for module in (cnn_ops, cnn_search, cnn_genotypes)}
+MODULES = (cnn_ops, cnn_search, cnn_eval, cnn_genotypes, train_pieces, cnn_param_counts)
+CHECKS = {module.STEM: module.check for module in MODULES}
 
 
 def rows_of(directory, stem):

@@ -38,6 +38,7 @@ class BatchMinor:
     name = "batch_minor"
     space = (-3, -2)
     channel = -4
+    batch = -1
 
     @staticmethod
     def from_images(x):
@@ -175,6 +176,7 @@ class ChannelsLast:
     name = "channels_last"
     space = (1, 2)
     channel = -1
+    batch = 0
 
     @staticmethod
     def from_images(x):

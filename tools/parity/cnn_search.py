@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from darts_dist import interop
+from darts_dist.losses import cross_entropy
 from darts_dist.methods.relaxation import softmax
 from darts_dist.nets.layout import LAYOUTS
-from darts_dist.seedwork import cross_entropy
 from darts_dist.spaces import cnn
 from parity import steps
 from parity.cnn_genotypes import genotype
