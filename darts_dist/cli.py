@@ -6,23 +6,60 @@ Nothing here imports jax: a verb's module does, once the command line is known t
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import darts_dist
-from darts_dist import config, ending, processes, schema
+from darts_dist import config, ending, processes, schema, trainconfig
 from darts_dist.errors import ConfigError, InputError, StorageError
+from darts_dist.knobs import Table
+from darts_dist.trainconfig import TrainConfig
 
-VERBS = {"search": ("darts_dist.search", "search cells by gradient descent, one genotype a seed")}
-"""A verb's name: the module whose `run(config, workdir, debug)` returns its result, and its use."""
 
-USAGE = "darts-dist VERB [CONFIG.toml] [key.path=value ...] [options]"
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """What a verb is: its module's `run(config, workdir, debug)` returns its result.
+
+    struct: of its config.  load(path, overrides) -> config.  takes: what its first word is: a
+    config file, or a run that is its workdir too.
+    """
+
+    module: str
+    use: str
+    struct: type[Table]
+    load: Callable[[Any, Sequence[str]], Any]
+    takes: str = "[CONFIG.toml]"
+
+
+VERBS = {
+    "search": Verb(
+        "darts_dist.search",
+        "search cells by gradient descent, one genotype a seed",
+        config.Config,
+        config.load,
+    ),
+    "train": Verb(
+        "darts_dist.train",
+        "train the network of a genotype (genotype=NAME, file or run) and score it",
+        TrainConfig,
+        trainconfig.load,
+    ),
+    "evaluate": Verb(
+        "darts_dist.evaluate",
+        "score the trained networks of a run on the test pictures",
+        TrainConfig,
+        trainconfig.of_run,
+        takes="RUN",
+    ),
+}
+USAGE = "darts-dist VERB [CONFIG.toml | RUN] [key.path=value ...] [options]"
 OPTIONS = """\
   --help          this page: every knob with its default, range and meaning
   --print         print the resolved config as TOML and end
@@ -90,15 +127,17 @@ def _dispatch(argv: Sequence[str]) -> int:
         return _show(_help(verb))
     if not verb:
         raise InputError(f"no verb; {USAGE}; darts-dist --help tells more")
-    resolved = _resolve(words, given.debug)
+    module, on_run = VERBS[verb].module, VERBS[verb].takes == "RUN"
+    first, resolved = _resolve(VERBS[verb], words, given.debug)
     if given.print:
         return _show(config.dump(resolved).strip())
-    workdir = _open_workdir(given.workdir, resolved.name)
-    module = VERBS[verb][0]
+    if on_run and given.workdir is not None:
+        raise InputError(f"{verb} works on {first}; it takes no --workdir")
+    workdir = first if on_run else _open_workdir(given.workdir, resolved.name)
     code = ending.outcome(
         lambda: _run(module, resolved, workdir, given), workdir=workdir, debug=given.debug
     )
-    if code and given.workdir is None:
+    if code and given.workdir is None and not on_run:
         with contextlib.suppress(OSError):  # only an empty folder can be removed
             os.rmdir(workdir)
     return code
@@ -121,7 +160,7 @@ def _show(text: str) -> int:
     return 0
 
 
-def _run(module: str, resolved: config.Config, workdir: str, given: argparse.Namespace) -> int:
+def _run(module: str, resolved: Table, workdir: str, given: argparse.Namespace) -> int:
     try:
         importlib.import_module("jax")
     except ValueError as error:  # jax reads its settings while it is imported
@@ -132,34 +171,38 @@ def _run(module: str, resolved: config.Config, workdir: str, given: argparse.Nam
 
 
 def _help(verb: str) -> str:
-    verbs = "\n".join(f"  {name:<15} {use}" for name, (_, use) in VERBS.items())
-    usage = USAGE.replace("VERB", verb) if verb else USAGE
+    verbs = "\n".join(f"  {name:<15} {one.use}" for name, one in VERBS.items())
+    usage = USAGE
+    if verb:
+        usage = usage.replace("VERB", verb).replace("[CONFIG.toml | RUN]", VERBS[verb].takes)
     parts = [f"{usage}\n", f"Verbs:\n{verbs}\n", f"Options:\n{OPTIONS}\n"]
     if verb:
-        parts.append(f"Knobs, as key = default, with what is taken:\n\n{config.describe()}")
+        page = config.describe(VERBS[verb].struct)
+        parts.append(f"Knobs, as key = default, with what is taken:\n\n{page}")
     else:
         parts.append("darts-dist VERB --help lists every knob.")
     return "\n".join(parts)
 
 
-def _resolve(words: list[str], debug: bool) -> config.Config:
-    """Returns the config that the words after the verb ask for."""
+def _resolve(verb: Verb, words: list[str], debug: bool) -> tuple[str, Any]:
+    """Returns the first word that is no override, or "", and the config that is asked for."""
     path, overrides = None, []
+    kind = "run" if verb.takes == "RUN" else "config file"
     for word in words:
         if "=" in word and not (word.endswith(".toml") and os.path.exists(word)):
             overrides.append(word)
-        elif word in schema.knobs(config.Config):
+        elif word in schema.knobs(verb.struct):
             raise ConfigError(f"{word} has no value; write {word}=VALUE")
         elif path is not None:
-            raise InputError(
-                f"{word} is neither the config file, which is {path}, nor key.path=VALUE"
-            )
+            raise InputError(f"{word} is neither the {kind}, which is {path}, nor key.path=VALUE")
         else:
             path = word
     if debug:
         given = {override.partition("=")[0].strip() for override in overrides}
         overrides += [one for one in DEBUG if one.partition("=")[0] not in given]
-    return config.load(path, overrides)
+    if kind == "run" and path is None:
+        raise InputError("no run; name its folder: runs/NAME-TIME")
+    return path or "", verb.load(path, overrides)
 
 
 def _open_workdir(asked: str | None, name: str) -> str:
@@ -199,6 +242,11 @@ def summary(result: dict[str, Any], workdir: str) -> str:
                 )
     if result.get("best_seed") is not None:
         lines.append(f"best: seed {result['best_seed']}")
+    for key in ("valid_error", "valid_error_top5"):
+        mean = result.get("metrics", {}).get(f"{key}_mean")
+        if mean is not None:
+            deviation = result["metrics"][f"{key}_deviation"]
+            lines.append(f"{key.replace('_', ' ')}: {mean:.2f} % (deviation {deviation:.2f})")
     lines.append(f"run: {workdir}")
     return "\n".join(lines)
 

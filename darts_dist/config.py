@@ -7,7 +7,7 @@ import hashlib
 import importlib.resources
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -20,10 +20,12 @@ from darts_dist.knobs import (
     Cluster,
     Compile,
     Data,
+    DataSource,
     Evaluation,
     Log,
     Mesh,
     Method,
+    NameOfRun,
     Network,
     Precision,
     Schedule,
@@ -31,7 +33,6 @@ from darts_dist.knobs import (
     Space,
     Table,
     Weights,
-    about,
 )
 
 __all__ = [
@@ -65,14 +66,7 @@ __all__ = [
 class Config(Table, frozen=True, kw_only=True):
     """All knobs of a search; made whole and checked, or not at all."""
 
-    name: Annotated[
-        str,
-        about(
-            "name of the run; the file's own where it sets none",
-            pattern=r"^[^/]+$",
-            extra={"wanted": "text without /"},
-        ),
-    ] = "sample"
+    name: NameOfRun = "sample"
     space: Space = Space()
     network: Network = Network()
     data: Data = Data()
@@ -97,12 +91,19 @@ class Config(Table, frozen=True, kw_only=True):
 
 def check(config: Config) -> None:
     """Raises a ConfigError for the first rule between knobs that does not hold."""
-    operations, data, network = config.space.operations, config.data, config.network
+    operations = config.space.operations
     for operation in operations:
         if operations.count(operation) > 1:
             _fail("space.operations", operations, f"{operation} once")
     if set(operations) <= {"none"}:
         _fail("space.operations", operations, "at least one operation besides none")
+    check_pictures(config.network, config.data)
+    check_rates(config.weights)
+    check_batch(config)
+
+
+def check_pictures(network: Any, data: DataSource) -> None:
+    """Raises a ConfigError where a network's sizes and the pictures' do not fit each other."""
     if network.image_px % 2:
         _fail("network.image_px", network.image_px, "an even number")
     if network.classes == 1:
@@ -113,14 +114,17 @@ def check(config: Config) -> None:
     for key, values in (("data.mean", data.mean), ("data.std", data.std)):
         if values and len(values) != network.in_channels:
             _fail(key, values, f"one for each of network.in_channels = {network.in_channels}")
-    if config.weights.learning_rate_min > config.weights.learning_rate:
-        found = config.weights.learning_rate_min
-        limit = f"at most weights.learning_rate = {config.weights.learning_rate}"
-        _fail("weights.learning_rate_min", found, limit)
-    _check_batch(config)
 
 
-def _check_batch(config: Config) -> None:
+def check_rates(weights: Weights) -> None:
+    """Raises a ConfigError for a learning rate that would rise."""
+    if weights.learning_rate_min > weights.learning_rate:
+        limit = f"at most weights.learning_rate = {weights.learning_rate}"
+        _fail("weights.learning_rate_min", weights.learning_rate_min, limit)
+
+
+def check_batch(config: Any) -> None:
+    """Raises a ConfigError where a batch or the seeds do not divide as mesh and norms ask."""
     mesh, batch = config.mesh, config.data.global_batch
     if mesh.seed and config.seeds.count % mesh.seed:
         _fail("seeds.count", config.seeds.count, f"a multiple of mesh.seed = {mesh.seed}")
@@ -137,6 +141,7 @@ def _fail(key: str, found: Any, wanted: str) -> None:
     raise ConfigError(f"{key} = {schema.literal(found)}; wanted {wanted}")
 
 
+Kind = TypeVar("Kind", bound=Table)
 LATER = {
     "space.kind": {"rnn": "recurrent cells"},
     "data.kind": {
@@ -148,14 +153,21 @@ LATER = {
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Returns the config of a TOML file (None: the packaged sample) with overrides on top.
+    """Returns the config of a search from a TOML file (None: the packaged sample).
 
-    path: a local file or any path that epath can read.  overrides: texts `key.path=VALUE`.
+    path: a local file or any path that epath can read.  overrides: texts `key.path=VALUE`, on top.
     Raises a ConfigError that names the file, or the key with what was found and what is wanted.
     """
+    return load_as(Config, path, overrides, packaged="sample")
+
+
+def load_as(
+    struct: type[Kind], path: str | None, overrides: Sequence[str] = (), *, packaged: str
+) -> Kind:
+    """Returns the `struct` of a TOML file (None: the one `packaged` by this name); see `load`."""
     if path is None:
-        text = importlib.resources.files("darts_dist").joinpath("configs/sample.toml").read_text()
-        return parse(text, "configs/sample.toml", "sample", overrides)
+        file = importlib.resources.files("darts_dist").joinpath(f"configs/{packaged}.toml")
+        return parse_as(struct, file.read_text(), f"configs/{packaged}.toml", packaged, overrides)
     file = place(path)
     try:
         if file.is_dir():
@@ -168,7 +180,7 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{path} cannot be read: {reason}; wanted a TOML file") from None
-    return parse(text, path, file.stem, overrides)
+    return parse_as(struct, text, path, file.stem, overrides)
 
 
 def place(path: str) -> epath.Path:
@@ -191,51 +203,61 @@ def place(path: str) -> epath.Path:
 
 def parse(text: str, where: str, name: str = "sample", overrides: Sequence[str] = ()) -> Config:
     """Returns the config of a TOML text; `where` names it in errors, `name` is its run's."""
+    return parse_as(Config, text, where, name, overrides)
+
+
+def parse_as(
+    struct: type[Kind], text: str, where: str, name: str, overrides: Sequence[str] = ()
+) -> Kind:
+    """Returns the `struct` of a TOML text; see `parse`."""
     tree = {"name": name} | schema.parse(text, where)
     for one in overrides:
-        tree = schema.override(Config, tree, one)
+        tree = schema.override(struct, tree, one)
     for key, later in LATER.items():
         table, _, knob = key.partition(".")
         values = tree.get(table)
         value = values.get(knob) if isinstance(values, dict) else None
         if isinstance(value, str) and value in later:
-            wanted = schema.knobs(Config)[key].wanted
+            wanted = schema.knobs(struct)[key].wanted
             raise ConfigError(
                 f'{key} = "{value}": {later[value]} are not in this version; wanted {wanted}'
             )
-    return schema.convert(Config, tree)
+    return schema.convert(struct, tree)
 
 
-def dump(config: Config) -> str:
+def dump(config: Table) -> str:
     """Returns the TOML text of all knobs, which `parse` turns into an equal config."""
     return schema.dump(config)
 
 
-def describe() -> str:
+def describe(struct: type[Table] = Config) -> str:
     """Returns a page with every knob: default, range and meaning, table by table."""
-    return schema.describe(Config)
+    return schema.describe(struct)
 
 
-def _keys(*starts: str) -> frozenset[str]:
-    return frozenset(key for key in schema.knobs(Config) if key.startswith(starts))
+WITHOUT_EFFECT = (
+    "name",
+    "log.",
+    "data.path",
+    "data.threads",
+    "checkpoint.",
+    "cluster.",
+    "compile.",
+)
+"""Starts of the keys that do not change what a run finds."""
+
+FREE_ON_RESUME = (*WITHOUT_EFFECT, "schedule.epochs", "mesh.")
+"""Starts of the keys that may differ between a checkpoint and the run that resumes it."""
 
 
-FREE_ON_RESUME = _keys(
-    "name", "schedule.epochs", "log.", "data.path", "data.threads", "mesh.", "checkpoint."
-) | _keys("cluster.", "compile.")
-"""Keys that may differ between a checkpoint and the run that resumes it."""
-
-WITHOUT_EFFECT = FREE_ON_RESUME - _keys("schedule.epochs", "mesh.")
-"""Keys that do not change what a search finds."""
-
-
-def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+def differences(a: Table, b: Table) -> list[tuple[str, Any, Any]]:
     """Returns (key, value in a, value in b) of every knob that differs."""
     left, right = schema.flat(a), schema.flat(b)
     return [(key, left[key], right[key]) for key in left if left[key] != right[key]]
 
 
-def config_hash(config: Config) -> str:
-    """Returns 16 hex digits of a SHA-256 over all knobs that change what a search finds."""
-    values = {key: one for key, one in schema.flat(config).items() if key not in WITHOUT_EFFECT}
+def config_hash(config: Table) -> str:
+    """Returns 16 hex digits of a SHA-256 over all knobs that change what a run finds."""
+    flat = schema.flat(config)
+    values = {key: one for key, one in flat.items() if not key.startswith(WITHOUT_EFFECT)}
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]

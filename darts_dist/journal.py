@@ -5,22 +5,24 @@ Letters: S seeds, E edges, K operations.
 """
 
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
-from darts_dist import genotype
-from darts_dist.config import Config
+from darts_dist import genotype, metrics, picture
+from darts_dist.bilevel import Search
 from darts_dist.metrics import Recorder
 from darts_dist.spaces import derive
 
 
-class Journal:
+class SearchJournal:
     """Turns a search's numbers into records; `seeds` is in the order of the arrays."""
 
-    def __init__(self, config: Config, recorder: Recorder, seeds: list[int]) -> None:
+    def __init__(self, task: Search, recorder: Recorder) -> None:
         """Writes through `recorder`."""
-        self.config, self.recorder, self.seeds = config, recorder, seeds
+        self.config, self.seeds, self.recorder = task.config, task.seeds, recorder
 
     def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
         """Writes the scalars of one step, f[S] each, and shows how far the run is."""
@@ -46,10 +48,13 @@ class Journal:
         )
 
     def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
-        """Writes a line and scalars for each seed after an epoch.
+        """Keeps the alphas of an epoch and, where it was evaluated, writes of each seed.
 
         seen: alphas by cell f[S, E, K], alive bool[S], and the sums `totals`, `valid`, f[S] each.
         """
+        self.recorder.alphas(epoch, seen["alphas"])
+        if "valid" not in seen:
+            return
         lines = []
         for at, seed in enumerate(self.seeds):
             train, valid = (averages(seen[name], at) for name in ("totals", "valid"))
@@ -82,29 +87,47 @@ class Journal:
 
     def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
         """Returns seeds, best_seed and metrics of result.json after `total` steps."""
-        last = {line["seed"]: line for line in self.recorder.lines if line["step"] == total}
         keys = ("genotype", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-        seeds = [
-            {
-                "seed": seed,
-                "status": "completed" if alive[at] else "diverged",
-                **{key: last[seed][key] for key in keys if seed in last},
-            }
-            for at, seed in enumerate(self.seeds)
-        ]
-        done = [one for one in seeds if one["status"] == "completed"]
-        best = min(done, key=lambda one: one["valid_loss"]) if last else {}
-        losses = [one["valid_loss"] for one in done if "valid_loss" in one]
-        return {
-            "seeds": seeds,
-            "best_seed": best.get("seed"),
-            "metrics": {
-                "valid_loss": best.get("valid_loss"),
-                "valid_accuracy": best.get("valid_accuracy"),
-                "valid_loss_mean": statistics.fmean(losses) if losses else None,
-                "valid_loss_deviation": statistics.stdev(losses) if len(losses) > 1 else 0.0,
-            },
+        return standings(self.recorder.lines, self.seeds, total, alive, keys)
+
+    def leave(self, folder: epath.Path, result: dict[str, Any]) -> None:
+        """Writes the best seed's genotype, and draws every seed's final cells."""
+        for one in result["seeds"]:
+            number, value = one["seed"], genotype.from_dict(one["genotype"], "cnn")
+            if number == result["best_seed"]:
+                text = genotype.to_json(value)
+                metrics.write_whole(folder / "genotype.json", text + "\n")
+            for cell, svg in picture.each_cell(value, f"seed {number}").items():
+                metrics.write_whole(folder / "cells" / f"seed-{number}-{cell}.svg", svg)
+
+
+def standings(
+    lines: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int],
+    total: int,
+    alive: np.ndarray,
+    keys: Sequence[str],
+) -> dict[str, Any]:
+    """Returns seeds, best_seed and metrics of result.json: `keys` of each seed's line after `total`
+    steps, the seed with the lowest validation loss, means and deviations over the seeds.
+    """
+    last = {line["seed"]: line for line in lines if line["step"] == total}
+    seeds = [
+        {
+            "seed": seed,
+            "status": "completed" if alive[at] else "diverged",
+            **{key: last[seed][key] for key in keys if seed in last},
         }
+        for at, seed in enumerate(numbers)
+    ]
+    done = [one for one in seeds if one["status"] == "completed" and "valid_loss" in one]
+    best = min(done, key=lambda one: one["valid_loss"], default={})
+    metrics = {"valid_loss": best.get("valid_loss"), "valid_accuracy": best.get("valid_accuracy")}
+    for key in [key for key in keys if key.startswith("valid_")]:
+        found = [one[key] for one in done]
+        metrics[f"{key}_mean"] = statistics.fmean(found) if found else None
+        metrics[f"{key}_deviation"] = statistics.stdev(found) if len(found) > 1 else 0.0
+    return {"seeds": seeds, "best_seed": best.get("seed"), "metrics": metrics}
 
 
 def averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:

@@ -31,6 +31,14 @@ Operation = Literal[
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 LARGEST_SEED = 2**31 - 1
+NameOfRun = Annotated[
+    str,
+    about(
+        "name of the run; the file's own where it sets none",
+        pattern=r"^[^/]+$",
+        extra={"wanted": "text without /"},
+    ),
+]
 
 
 class Space(Table, frozen=True, kw_only=True):
@@ -69,7 +77,7 @@ class Network(Table, frozen=True, kw_only=True):
     remat: Annotated[bool, about("compute cells twice to save memory")] = False
 
 
-class Data(Table, frozen=True, kw_only=True):
+class DataSource(Table, frozen=True, kw_only=True):
     """where the pictures come from, and what is done to them"""
 
     kind: Annotated[
@@ -84,19 +92,10 @@ class Data(Table, frozen=True, kw_only=True):
         ),
     ] = "stop"
     global_batch: Annotated[int, about("pictures in a step, over all devices", ge=1)] = 64
-    train_fraction: Annotated[
-        float, about("share that trains the weights; the rest trains the alphas", gt=0, lt=1)
-    ] = 0.5
-    split: Annotated[
-        Literal["index", "shuffled"], about("halves by position, or after one fixed shuffle")
-    ] = "index"
     train_limit: Annotated[int, about("use the first N training pictures; 0: all", ge=0)] = 0
     crop_padding_px: Annotated[int, about("zeros around before a random crop", ge=0)] = 4
     flip: Annotated[bool, about("mirror half of the pictures")] = True
     cutout_px: Annotated[int, about("side of the square that is blanked; 0: none", ge=0)] = 0
-    evaluate_augmented: Annotated[
-        bool, about("augment the pictures of evaluations too, as the original did")
-    ] = False
     mean: Annotated[
         tuple[float, ...], about("per channel, of pictures in 0..1; []: of the data set")
     ] = ()
@@ -106,10 +105,24 @@ class Data(Table, frozen=True, kw_only=True):
     threads: Annotated[int, about("threads that read ahead", ge=0)] = 2
 
 
-class Seeds(Table, frozen=True, kw_only=True):
-    """independent searches, side by side"""
+class Data(DataSource, frozen=True, kw_only=True):
+    """where the pictures come from, and what is done to them"""
 
-    count: Annotated[int, about("number of searches", ge=1)] = 1
+    train_fraction: Annotated[
+        float, about("share that trains the weights; the rest trains the alphas", gt=0, lt=1)
+    ] = 0.5
+    split: Annotated[
+        Literal["index", "shuffled"], about("halves by position, or after one fixed shuffle")
+    ] = "index"
+    evaluate_augmented: Annotated[
+        bool, about("augment the pictures of evaluations too, as the original did")
+    ] = False
+
+
+class Seeds(Table, frozen=True, kw_only=True):
+    """independent searches or trainings, side by side"""
+
+    count: Annotated[int, about("number of them", ge=1)] = 1
     first: Annotated[int, about("seed of the first; the rest count up", ge=0, le=LARGEST_SEED)] = 0
 
 

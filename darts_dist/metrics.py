@@ -42,18 +42,21 @@ class Recorder:
         main: bool,
         seeds: Sequence[int],
         total_steps: int,
+        lines_file: str = "genotypes.jsonl",
         tensorboard: bool = True,
     ) -> None:
         """Opens the folder, which is made when it is not there.
 
         seeds: their numbers, in the order of the arrays. total_steps: where the progress ends.
-        `lines` holds what genotypes.jsonl does (on the main process).
+        lines_file: what gets a line for each seed and epoch; `lines` holds the same (on the main
+        process).
         """
         self._folder, self._main = epath.Path(workdir), main
         self._seeds, self._total = tuple(seeds), total_steps
         self._tensorboard = tensorboard and main
         self._writers: dict[int, EventsWriter] = {}
         self._from_step = 0  # a viewer leaves out what earlier files have from this step on
+        self._lines_file = self._folder / lines_file
         self.lines: list[dict[str, Any]] = []
         self._alphas: dict[int, dict[str, np.ndarray]] = {}  # by epoch
         self._bar, self._said_s = None, 0.0
@@ -95,7 +98,7 @@ class Recorder:
         self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def epoch(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines, one for each seed, to genotypes.jsonl; each has "epoch" and "step"."""
+        """Adds lines, one for each seed, to the file of lines; each has "epoch" and "step"."""
         if self._main:
             self.lines += [dict(line) for line in lines]
             self._write_lines()
@@ -116,7 +119,7 @@ class Recorder:
             return
         self._from_step = step + 1
         with storage(self._folder):
-            before = _read_lines(self._folder / "genotypes.jsonl")
+            before = _read_lines(self._lines_file)
             self._alphas = _read_alphas(self._folder / "alphas.npz")
         self.lines = [line for line in before if line["step"] <= step]
         first = min((line["epoch"] for line in before if line["step"] > step), default=None)
@@ -152,7 +155,7 @@ class Recorder:
 
     def _write_lines(self) -> None:
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_whole(self._folder / "genotypes.jsonl", text)
+        write_whole(self._lines_file, text)
 
     def _write_alphas(self) -> None:
         epochs = sorted(self._alphas)
@@ -230,7 +233,7 @@ def _is_local(path: os.PathLike) -> bool:
 
 
 def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of genotypes.jsonl up to the first that is not whole."""
+    """Returns the lines of a file up to the first that is not whole."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:

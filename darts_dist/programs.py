@@ -30,6 +30,15 @@ def vary(tree):
     return jax.tree.map(lambda x: jax.lax.pcast(x, "data", to="varying"), tree)
 
 
+def zeros(shapes):
+    """Returns zeros of these shapes, marked as what a seed's replica computes is."""
+
+    def one(x):
+        return jax.lax.pcast(jnp.zeros(x.shape, x.dtype), ("seed", "data"), to="varying")
+
+    return jax.tree.map(one, shapes)
+
+
 class Program:
     """One body, mapped over the mesh; compiled by `compile_all`, or at its first call.
 

@@ -16,14 +16,11 @@ import optax
 
 from darts_dist import optim
 from darts_dist.data.augment import augment, normalise
-from darts_dist.losses import cross_entropy, is_right
-from darts_dist.methods import PRESETS
-from darts_dist.methods.relaxation import RELAXATIONS
-from darts_dist.programs import vary
-from darts_dist.spaces import cnn
+from darts_dist.losses import is_right
+from darts_dist.programs import vary, zeros
 
 INIT, ALPHAS, STEPS = range(3)  # what a seed's key is folded with, once
-TRAIN, VALID, EVALUATION = range(1, 4)  # streams of augmentation, folded into the step's key
+STREAMS = {"train": 1, "valid": 2, "evaluation": 3}  # of augmentation, folded into the step's key
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -34,14 +31,16 @@ class State:
 
     step: int32.  alive: bool, false once a seed became non-finite; it then stays as it was before
     that step, its alphas apart where their own gradient was finite: they had moved by then.
-    params, stats: trees of the network.  alphas: {"normal": f[E, K], "reduce": f[E, K]}.
-    weight_opt, alpha_opt: optimisers.  totals: sums of the training loss, of correct answers and
-    of examples since the epoch began.  key: of augmentation.
+    params, stats: trees of the network.  average: moving averages of both, or ().
+    alphas: {"normal": f[E, K], "reduce": f[E, K]}, or {}.  weight_opt, alpha_opt: optimisers.
+    totals: sums of the training loss, of correct answers and of examples since the epoch began.
+    key: of augmentation.
     """
 
     step: Any
     alive: Any
     params: Any
+    average: Any
     stats: Any
     alphas: Any
     weight_opt: Any
@@ -51,58 +50,59 @@ class State:
 
 
 class OneSeed:
-    """The bodies of a search's programs.
+    """The bodies of the programs that train weights.
 
-    network: (init, apply) of `nets.pure`.  recipe: `Recipe` of the pictures.
-    epoch_steps: steps after which the totals start anew.
+    model: of `models`.  recipe: `Recipe` of the pictures.  epoch_steps: steps after which the
+    totals start anew.  chunks: parts of a device's examples that go through one after the other.
+    averaging: of the weights, the share that their moving average keeps a step; 0: none is kept.
     """
 
-    def __init__(self, config, network, recipe, epoch_steps):
-        self.config, self.recipe, self.epoch_steps = config, recipe, epoch_steps
-        self.init_network, self.apply = network
+    def __init__(self, config, model, recipe, epoch_steps, chunks=1, averaging=0.0):
+        self.config, self.model, self.recipe = config, model, recipe
+        self.epoch_steps, self.chunks, self.averaging = epoch_steps, chunks, averaging
         self.compute = DTYPES[config.precision.compute]
         self.real = jnp.promote_types(self.compute, jnp.float32)
-        self.relax = RELAXATIONS[PRESETS[config.method.preset].relaxation]
         sync = config.batch_norm.sync
         self.synced = sync == "batch"
         self.group = int(sync.partition(":")[2]) if sync.startswith("group:") else 0
-        weights, alphas = config.weights, config.alphas
+        weights = config.weights
         self.sgd = optim.momentum_sgd(weights.momentum, weights.weight_decay, weights.clip_norm)
-        self.adam = optim.adam(
-            alphas.betas, alphas.epsilon, alphas.weight_decay, alphas.epsilon_placement
-        )
 
     def init(self, seed):
         """Returns the first State of a seed number."""
         key = jax.random.key(seed)
-        params, stats = self.init_network(jax.random.fold_in(key, INIT))
-        alphas = cnn.draw_alphas(jax.random.fold_in(key, ALPHAS), self.config)
+        params, stats = self.model.init(jax.random.fold_in(key, INIT))
         return State(
             step=jnp.zeros((), jnp.int32),
             alive=jnp.ones((), bool),
             params=params,
             stats=stats,
-            alphas=alphas,
+            alphas=self.model.draw_alphas(jax.random.fold_in(key, ALPHAS)),
+            average=(params, stats) if self.averaging else (),
             weight_opt=self.sgd.init(params),
-            alpha_opt=self.adam.init(alphas),
+            alpha_opt=(),
             totals={name: jnp.zeros((), self.real) for name in ("loss", "right", "count")},
             key=jax.random.fold_in(key, STEPS),
         )
 
-    def _forward(self, params, stats, alphas, images, train):
-        weights = self.relax(alphas)
-        if not (train and self.group):
-            return self.apply(params, stats, images, weights, train=train)
-        groups = images.reshape(-1, self.group, *images.shape[1:])
-        run = jax.vmap(lambda own: self.apply(params, stats, own, weights, train=True))
-        logits, moved = run(groups)
-        return logits.reshape(-1, logits.shape[-1]), jax.tree.map(lambda s: s.mean(0), moved)
+    def _forward(self, params, stats, alphas, fed):
+        """Returns (outputs, moved statistics) in training, by groups of examples if need be."""
+
+        def run(own):
+            return self.model.outputs(params, stats, alphas, own, train=True)
+
+        if not self.group:
+            return run(fed)
+        outputs, moved = jax.vmap(run)(_parts(fed, self.group))
+        whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+        return whole, jax.tree.map(lambda s: s.mean(0), moved)
 
     def _loss(self, params, stats, alphas, batch):
-        images, labels = batch
-        logits, moved = self._forward(params, stats, alphas, images, train=True)
-        loss = cross_entropy(logits, labels).mean()
-        return loss, (moved, {"loss": loss, "accuracy": 100 * is_right(logits, labels).mean()})
+        fed, labels = batch
+        outputs, moved = self._forward(params, stats, alphas, fed)
+        loss = self.model.losses(outputs, labels).mean()
+        right = is_right(self.model.logits(outputs), labels)
+        return loss, (moved, {"loss": loss, "accuracy": 100 * right.mean()})
 
     def _mean(self, moved, *trees):
         """Averages over the replicas: one all-reduce for everything a pass returns."""
@@ -119,7 +119,7 @@ class OneSeed:
             if not self.synced:
                 stats = vary(stats)
             take = jax.grad(self._loss, numbers, has_aux=True)
-            grads, (moved, metrics) = take(params, stats, alphas, batch)
+            grads, (moved, metrics) = self._in_chunks(take, params, stats, alphas, batch)
             moved, grads, metrics = self._mean(moved, grads, metrics)
             named = dict(zip(numbers, grads, strict=True))
             return {
@@ -131,60 +131,24 @@ class OneSeed:
 
         return body
 
-    def product(self, params, stats, alphas, vector, batch):
-        """Returns d/d alphas of the loss's derivative along `vector`, and moved statistics."""
-        params, alphas, vector = vary((params, alphas, vector))
-        if not self.synced:
-            stats = vary(stats)
+    def _in_chunks(self, take, params, stats, alphas, batch):
+        """Returns what `take` does on the whole, taken chunk after chunk to save memory: means of
+        gradients and metrics; the statistics move with each chunk.
+        """
+        if self.chunks == 1:
+            return take(params, stats, alphas, batch)
+        chunks = _parts(batch, len(batch[1]) // self.chunks)
 
-        def along(alphas):
-            def loss(params):
-                return self._loss(params, stats, alphas, batch)
+        def add(carried, chunk):
+            stats, sums = carried
+            grads, (moved, metrics) = take(params, stats, alphas, chunk)
+            return (moved, jax.tree.map(jnp.add, sums, (grads, metrics))), None
 
-            _, derivative, (moved, _) = jax.jvp(loss, (params,), (vector,), has_aux=True)
-            return derivative, moved
-
-        product, moved = jax.grad(along, has_aux=True)(alphas)
-        moved, product = self._mean(moved, product)
-        return product, moved
-
-    def lookahead(self, params, momentum, grads, rate):
-        """Returns the weights one step of SGD on, without clipping."""
-        mu, decay = self.config.weights.momentum, self.config.weights.weight_decay
-
-        def move(w, m, g):
-            return w - rate.astype(w.dtype) * (mu * m + g + decay * w)
-
-        return jax.tree.map(move, params, momentum, grads)
-
-    def _radius(self, vector):
-        return self.config.method.radius / optax.tree.norm(vector)
-
-    def perturb(self, params, vector):
-        """Returns the weights moved along `vector` by the method's radius, and against it."""
-        radius = self._radius(vector)
-
-        def moved(sign):
-            scale = sign * radius
-            return jax.tree.map(lambda w, v: w + scale.astype(w.dtype) * v, params, vector)
-
-        return moved(1), moved(-1)
-
-    def quotient(self, plus, minus, vector):
-        """Returns the central difference of two alpha gradients."""
-        radius = self._radius(vector)
-        return jax.tree.map(lambda p, m: (p - m) / (2 * radius), plus, minus)
-
-    def alpha_step(self, alive, alphas, opt, direct, implicit, rate):
-        """Returns (alive, alphas, optimiser, norm and gradients) after Adam; a dead seed stays."""
-        grads = direct
-        if implicit is not None:
-            grads = jax.tree.map(lambda d, i: d - rate.astype(d.dtype) * i, direct, implicit)
-        norm = optax.tree.norm(grads)
-        alive = alive & jnp.isfinite(norm)
-        moved = optim.descend(self.adam, self.config.alphas.learning_rate, grads, opt, alphas)
-        alphas, opt = _where(alive, moved, (alphas, opt))
-        return alive, alphas, opt, {"alpha_grad_norm": norm, "alpha_grads": grads}
+        first = jax.tree.map(lambda x: x[0], chunks)
+        shapes = jax.eval_shape(take, params, stats, alphas, first)
+        (moved, sums), _ = jax.lax.scan(add, (stats, zeros((shapes[0], shapes[1][1]))), chunks)
+        grads, metrics = jax.tree.map(lambda x: x / self.chunks, sums)
+        return grads, (moved, metrics)
 
     def weight_step(self, state, stats, grads, metrics, rate):
         """Returns (state, metrics) after SGD; a seed that is or becomes non-finite stays."""
@@ -199,16 +163,21 @@ class OneSeed:
         }
         starts = state.step % self.epoch_steps == 0
         totals = {name: jnp.where(starts, 0, state.totals[name]) + sums[name] for name in sums}
-        params, stats, opt, totals = _where(
+        keep = self.averaging
+        average = jax.tree.map(
+            lambda a, w: keep * a + (1 - keep) * w, state.average, (params, stats) if keep else ()
+        )
+        params, average, stats, opt, totals = where(
             alive,
-            (params, stats, opt, totals),
-            (state.params, state.stats, state.weight_opt, state.totals),
+            (params, average, stats, opt, totals),
+            (state.params, state.average, state.stats, state.weight_opt, state.totals),
         )
         state = dataclasses.replace(
             state,
             step=state.step + 1,
             alive=alive,
             params=params,
+            average=average,
             stats=stats,
             weight_opt=opt,
             totals=totals,
@@ -218,35 +187,45 @@ class OneSeed:
     def _places(self, count):
         return jax.lax.axis_index("data") * count + jnp.arange(count)
 
-    def prepare(self, where, pictures, key):
-        """Returns {"train": (images, labels), "valid": ...} of uint8 pictures, augmented."""
-        step_key = jax.random.fold_in(key, where)
+    def prepare(self, step, pictures, key, strength):
+        """Returns (fed, labels) by name of uint8 pictures by name: augmented, as the model is fed.
+
+        strength: of what the model does against overfitting.
+        """
+        step_key = jax.random.fold_in(key, step)
         out = {}
-        for stream, name in ((TRAIN, "train"), (VALID, "valid")):
-            images, labels = pictures[name]["image"], pictures[name]["label"]
-            own = jax.random.fold_in(step_key, stream)
-            images = augment(own, self._places(len(images)), images, self.recipe, self.compute)
-            out[name] = (images, labels)
+        for name, own in pictures.items():
+            images, labels = own["image"], own["label"]
+            stream, places = STREAMS[name], self._places(len(images))
+            augmented = jax.random.fold_in(step_key, stream)
+            images = augment(augmented, places, images, self.recipe, self.compute)
+            noise = jax.random.fold_in(step_key, len(STREAMS) + stream)
+            out[name] = self.model.feed(noise, places, images, strength), labels
         return out
 
     def evaluate(self, state, sums, images, labels, mask, index):
         """Returns `sums` and those of one more batch that all seeds see, by running statistics."""
-        if self.config.data.evaluate_augmented:
-            key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), EVALUATION)
+        if self.model.augments_evaluation:
+            step_key = jax.random.fold_in(state.key, state.step)
+            key = jax.random.fold_in(step_key, STREAMS["evaluation"])
             places = index * self.config.data.global_batch + self._places(len(images))
             images = augment(key, places, images, self.recipe, self.compute)
         else:
             images = normalise(images, self.recipe, self.compute)
-        params, stats, alphas = vary((state.params, state.stats, state.alphas))
-        logits, _ = self._forward(params, stats, alphas, images, train=False)
-        shown = mask.astype(logits.dtype)
-        own = {
-            "loss": (cross_entropy(logits, labels) * shown).sum(),
-            "right": (is_right(logits, labels) * shown).sum(),
-            "count": shown.sum() + jnp.zeros_like(logits[0, 0]),
-        }
+        params, stats = state.average if self.averaging else (state.params, state.stats)
+        params, stats, alphas = vary((params, stats, state.alphas))
+        outputs, _ = self.model.outputs(params, stats, alphas, images, train=False)
+        scores = self.model.scores(outputs, labels)
+        shown = mask.astype(scores["loss"].dtype)
+        own = {name: (values * shown).sum() for name, values in scores.items()}
+        own["count"] = shown.sum() + jnp.zeros_like(own["loss"])
         return jax.tree.map(jnp.add, sums, jax.lax.psum(own, "data"))
 
 
-def _where(keep, new, old):
+def _parts(tree, size):
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tree)
+
+
+def where(keep, new, old):
+    """Returns the new tree where `keep` is true, else the old one."""
     return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)

@@ -1,8 +1,9 @@
-"""The search step: State -> State under shard_map over the axes "seed" and "data".
+"""A step over many seeds and devices: State -> State under shard_map over the axes "seed" and
+"data".
 
 A step is a fixed sequence of compiled programs rather than one: the pass that takes gradients is
-compiled once and called for the weights and for each part of the alpha gradient. Alphas move first,
-then weights, as in the original. State stays on the devices; nothing here waits for a result.
+compiled once and called wherever one is needed. State stays on the devices; nothing here waits for
+a result. `Step` trains weights; `searchstep` adds what moves alphas.
 
 Each group of devices works on one seed at a time; more seeds than groups are `blocks` of one seed a
 group, worked on in turn by the same executables, so that a seed's numbers do not depend on the
@@ -11,7 +12,6 @@ seeds beside it.
 Letters: S seeds, G groups of devices, N global batch, n rows of it on one device.
 """
 
-import dataclasses
 import functools
 import time
 
@@ -20,88 +20,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from darts_dist import optim
-from darts_dist.data.augment import Recipe
-from darts_dist.methods import PRESETS
-from darts_dist.methods.hypergradient import HYPERGRADIENTS, Gradient, Passes
 from darts_dist.programs import BATCH, SCALAR, SEED, SHARED, SPECS, Program, compile_all
-from darts_dist.seedwork import OneSeed
-from darts_dist.spaces import cnn
 
 
-class SearchStep:
-    """The programs of one search and the order in which they run.
+class Step:
+    """The programs that train the weights of every seed, and the order in which they run.
 
-    config: a `Config`.  mesh: ("seed", "data").  classes: that the network tells apart.
-    mean, std: of the pictures, a number a channel, for values scaled to 0..1.
-    epoch_steps: steps after which the totals start anew.
-    layout: a name of `nets.layout.LAYOUTS`; None for the fastest on the default backend.
+    config: a `Config` or `TrainConfig`.  mesh: ("seed", "data").  one: `seedwork.OneSeed`.
     """
 
-    def __init__(self, config, mesh, *, classes, mean, std, epoch_steps, layout=None):
-        self.config, self.mesh = config, mesh
-        network = cnn.build(config, classes, layout)
-        data = config.data
-        recipe = Recipe(data.crop_padding_px, data.flip, data.cutout_px, tuple(mean), tuple(std))
-        self.one = OneSeed(config, network, recipe, epoch_steps)
+    streams = ("train",)  # the batches of one step, by name
+
+    def __init__(self, config, mesh, one):
+        self.config, self.mesh, self.one = config, mesh, one
         self.blocks = config.seeds.count // mesh.shape["seed"]
-        preset = PRESETS[config.method.preset]
-        name = config.method.hypergradient or preset.hypergradient
-        self.hypergradient = HYPERGRADIENTS[name]
-        self.weight_wrt = "params" if name == "first" else "both"
-        self._build()
-
-    def _build(self):
-        seed, batch = SEED, BATCH
-
-        def program(name, body, *takes, gives=SEED, donate=()):
-            return Program(name, self.mesh, body, takes, gives, donate)
-
-        both = (seed, batch, seed)
+        gradient = (SEED, SEED, SEED, BATCH)
         self._gradients = {
-            wrt: program(f"gradient_{wrt}", self.one.gradient(wrt), seed, seed, seed, batch)
-            for wrt in ("params", "alphas", "both")
+            "params": self._program("gradient_params", one.gradient("params"), *gradient)
         }
         self._programs = {
-            "init": program("init", self.one.init, seed),
-            "prepare": program("prepare", self.one.prepare, *both, gives=BATCH),
-            "product": program("product", self.one.product, seed, seed, seed, seed, batch),
-            "lookahead": program("lookahead", self.one.lookahead, seed, seed, seed, SCALAR),
-            "perturb": program("perturb", self.one.perturb, seed, seed),
-            "quotient": program("quotient", self.one.quotient, seed, seed, seed),
-            "alpha_step": program(
-                "alpha_step",
-                self.one.alpha_step,
-                seed,
-                seed,
-                seed,
-                seed,
-                seed,
-                SCALAR,
-                donate=(1, 2),
+            "init": self._program("init", one.init, SEED),
+            "prepare": self._program(
+                "prepare", one.prepare, SEED, BATCH, SEED, SCALAR, gives=BATCH
             ),
-            "weight_step": program(
-                "weight_step", self.one.weight_step, seed, seed, seed, seed, SCALAR, donate=(0,)
+            "weight_step": self._program(
+                "weight_step", one.weight_step, SEED, SEED, SEED, SEED, SCALAR, donate=(0,)
             ),
-            "evaluate": program(
-                "evaluate",
-                self.one.evaluate,
-                seed,
-                seed,
-                SHARED,
-                SHARED,
-                SHARED,
-                SCALAR,
-                donate=(1,),
+            "evaluate": self._program(
+                "evaluate", one.evaluate, SEED, SEED, SHARED, SHARED, SHARED, SCALAR, donate=(1,)
             ),
         }
-        self.passes = Passes(
-            gradient=self._pass,
-            lookahead=self._programs["lookahead"],
-            product=self._programs["product"],
-            perturb=self._programs["perturb"],
-            quotient=self._programs["quotient"],
-        )
+
+    def _program(self, name, body, *takes, gives=SEED, donate=()):
+        return Program(name, self.mesh, body, takes, gives, donate)
 
     @property
     def programs(self):
@@ -146,55 +97,33 @@ class SearchStep:
             for b in range(self.blocks)
         ]
 
-    def _pass(self, params, stats, alphas, batch, wrt="both"):
-        out = self._gradients[wrt](params, stats, alphas, batch)
-        return Gradient(out["params"], out["alphas"], out["stats"], out["metrics"])
+    def prepare(self, state, batch, strength=0.0):
+        """Returns (fed, labels) by stream of a block's pictures uint8[G, N, H, W, C]."""
+        strength = np.asarray(strength, self.one.real)
+        return self._programs["prepare"](state.step, batch, state.key, strength)
 
-    def prepare(self, state, batch):
-        """Returns {"train": (images, labels), "valid":
-        ...} of a block's uint8 pictures [G, N, H, W, C], augmented.
-        """
-        return self._programs["prepare"](state.step, batch, state.key)
-
-    def update(self, state, train, valid, rate, *, architect=True):
+    def update(self, state, ready, rate):
         """Returns (state, metrics) after one step of one block on prepared batches at a learning
         rate.
 
-        architect: whether alphas move.  Metrics, f[G] each: loss and accuracy (per cent) on the
-        training batch before the weight step, grad_norm before clipping, alive; with `architect`
-        valid_loss, valid_accuracy (of the batch that the
-        alpha gradient was taken on), alpha_grad_norm, and the tree alpha_grads.
+        Metrics, f[G] each: loss and accuracy (per cent) on the training batch before the step,
+        grad_norm before clipping, alive.
         """
+        here = self._gradients["params"](state.params, state.stats, state.alphas, ready["train"])
         rate = np.asarray(rate, self.one.real)
-        stats, extra = state.stats, {}
-        if architect:
-            momentum = optim.momentum_buffer(state.weight_opt)
-            hyper = self.hypergradient(
-                self.passes, state.params, stats, state.alphas, momentum, rate, train, valid
-            )
-            alive, alphas, alpha_opt, extra = self._programs["alpha_step"](
-                state.alive, state.alphas, state.alpha_opt, hyper.direct, hyper.implicit, rate
-            )
-            if self.config.method.architect_statistics == "move":
-                stats = hyper.stats
-            extra |= {f"valid_{name}": value for name, value in hyper.metrics.items()}
-            state = dataclasses.replace(state, alive=alive, alphas=alphas, alpha_opt=alpha_opt)
-        here = self._pass(state.params, stats, state.alphas, train, self.weight_wrt)
-        state, metrics = self._programs["weight_step"](
-            state, here.stats, here.params, here.metrics, rate
+        return self._programs["weight_step"](
+            state, here["stats"], here["params"], here["metrics"], rate
         )
-        return state, metrics | extra
 
-    def __call__(self, blocks, batches, rate, *, architect=True):
+    def __call__(self, blocks, batches, rate, *, strength=0.0, **how):
         """Returns (blocks, metrics of each block) after one step of every seed;
         the blocks given are used up.
+
+        strength: of what the model does against overfitting.  how: more for `update`.
         """
         moved, metrics = [], []
         for state, batch in zip(blocks, batches, strict=True):
-            ready = self.prepare(state, batch)
-            state, seen = self.update(
-                state, ready["train"], ready["valid"], rate, architect=architect
-            )
+            state, seen = self.update(state, self.prepare(state, batch, strength), rate, **how)
             moved.append(state)
             metrics.append(seen)
         return tuple(moved), metrics
@@ -206,7 +135,10 @@ class SearchStep:
         batches: iterable of this process's {"image": uint8[n, H, W, C], "label": int32[n],
         "mask": bool[n]}.
         """
-        totals = [jax.tree.map(jnp.zeros_like, state.totals) for state in blocks]
+        names = (*self.one.model.score_names, "count")
+        totals = [
+            {name: jnp.zeros_like(state.totals["count"]) for name in names} for state in blocks
+        ]
         for index, local in enumerate(batches):
             batch = self.place(local, SHARED)
             for block, state in enumerate(blocks):
@@ -255,16 +187,16 @@ class SearchStep:
             image = jax.ShapeDtypeStruct((*lead, *image_shape), jnp.uint8)
             return {"image": image, "label": jax.ShapeDtypeStruct(lead, jnp.int32)}
 
-        stream, shown = pictures(groups, batch), pictures(batch)
+        shown = pictures(batch)
         state = self._programs["init"](jax.ShapeDtypeStruct((groups,), jnp.int32))
-        ready = self.prepare(state, {"train": stream, "valid": stream})
-        if self.config.method.warmup_epochs:
-            self.update(state, ready["train"], ready["valid"], 0.1, architect=False)
-        state, _ = self.update(state, ready["train"], ready["valid"], 0.1)
+        ready = self.prepare(state, {name: pictures(groups, batch) for name in self.streams})
+        state = self._trace_update(state, ready)
         mask = jax.ShapeDtypeStruct((batch,), bool)
-        self._programs["evaluate"](
-            state, state.totals, shown["image"], shown["label"], mask, np.int32(0)
-        )
+        sums = {name: state.totals["count"] for name in (*self.one.model.score_names, "count")}
+        self._programs["evaluate"](state, sums, shown["image"], shown["label"], mask, np.int32(0))
+
+    def _trace_update(self, state, ready):
+        return self.update(state, ready, 0.1)[0]
 
     def compile(self, image_shape):
         """Compiles every program of a step on uint8 pictures [H, W, C];

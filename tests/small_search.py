@@ -10,8 +10,8 @@ import optax
 from darts_dist import cluster
 from darts_dist import config as configs
 from darts_dist.programs import BATCH, SEED
+from darts_dist.searchstep import SearchStep
 from darts_dist.seedwork import DTYPES
-from darts_dist.steps import SearchStep
 
 PX, CLASSES, ROWS, EPOCH_STEPS = 8, 3, 8, 2
 SIZES = (

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses, and with which code it ends."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -275,7 +276,8 @@ def verb(tmp_path, monkeypatch):
         "    return {'seeds': [], 'debug': debug, 'share': 1 / config.seeds.first}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(cli.VERBS, "count", ("verb_for_a_test", "counts"))
+    verb = dataclasses.replace(cli.VERBS["search"], module="verb_for_a_test")
+    monkeypatch.setitem(cli.VERBS, "count", verb)
     return "count"
 
 

@@ -10,12 +10,13 @@ ROOT = pathlib.Path(__file__).parent.parent / "darts_dist"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    0: "config ending errors genotype cluster hlo knobs processes schema",
+    0: "config trainconfig ending errors genotype cluster hlo knobs processes schema",
     1: "spaces nets data",
     2: "methods checkpoint packing metrics optim losses data.pipeline picture"
     " interop interop_network",
-    3: "loop bilevel network steps programs seedwork",
-    4: "cli search journal select train evaluate plan __init__ __main__",
+    3: "loop run task bilevel training network models steps searchstep programs seedwork"
+    " searchwork",
+    4: "cli search journal trainjournal select train evaluate plan __init__ __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 

@@ -33,8 +33,8 @@ def block(process, processes):
 def batches(
     steps, *, start=0, seeds=(3, 4), rows=slice(0, BATCH), threads=0, split="index", count=COUNT
 ):
-    halves = pipeline.halves(count, 0.5, split)
-    iterator = pipeline.search_batches(
+    halves = dict(zip(pipeline.STREAMS, pipeline.halves(count, 0.5, split), strict=True))
+    iterator = pipeline.batches(
         numbered_pictures(count),
         halves,
         seeds=seeds,
@@ -98,14 +98,14 @@ def test_the_order_depends_on_the_seed_number_and_the_stream_alone():
     for part in ("train", "valid"):
         np.testing.assert_array_equal(labels(both, part)[:, 1], labels(alone, part)[:, 0])
         assert not np.array_equal(labels(both, part)[:, 0], labels(both, part)[:, 1])
-    weights = pipeline.order("weights", 3, 0, 50, BATCH)
-    alphas = pipeline.order("alphas", 3, 0, 50, BATCH)
+    weights = pipeline.order("train", 3, 0, 50, BATCH)
+    alphas = pipeline.order("valid", 3, 0, 50, BATCH)
     assert not np.array_equal(weights, alphas)
 
 
 def test_the_order_is_this_one_on_every_platform_and_numpy():
-    assert pipeline.order("weights", 2, 5, 10, 6).tolist() == WEIGHTS
-    assert pipeline.order("alphas", 2, 5, 10, 6).tolist() == ALPHAS
+    assert pipeline.order("train", 2, 5, 10, 6).tolist() == WEIGHTS
+    assert pipeline.order("valid", 2, 5, 10, 6).tolist() == ALPHAS
     assert pipeline.halves(10, 0.5, "shuffled")[0].tolist() == SHUFFLED
 
 

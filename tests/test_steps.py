@@ -53,7 +53,7 @@ def plain_loss(step):
 def update(step, state, train, valid, **options):
     """One step on batches [S, N, ...]; copies of the state after it and of its metrics."""
     train, valid = step.place((train, valid), BATCH, whole=True)
-    state, metrics = step.update(state, train, valid, RATE, **options)
+    state, metrics = step.update(state, {"train": train, "valid": valid}, RATE, **options)
     return state, *small.copied((state, metrics))
 
 

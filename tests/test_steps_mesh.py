@@ -96,7 +96,7 @@ def test_every_seed_is_scored_on_each_example_once(crowd):
     step, _, blocks, _ = crowd
     found = small.copied(step.join(step.evaluate(blocks, shown(2))))
     state = small.copied(step.join(blocks))
-    apply = jax.jit(step.one.apply, static_argnames="train")
+    apply = jax.jit(step.one.model.apply, static_argnames="train")
     for at in range(4):
         own = small.of_seed(state, at)
         weights = jax.tree.map(jax.nn.softmax, own.alphas)

@@ -32,11 +32,11 @@ def bench_input(args):
     images = draw.integers(0, 256, (50_000, 32, 32, 3), np.uint8)
     labels = draw.integers(0, 10, len(images)).astype(np.int32)
     pictures = sources.Pictures(images, labels, (), (), ())
-    halves = pipeline.halves(len(images), 0.5, "index")
+    halves = dict(zip(pipeline.STREAMS, pipeline.halves(len(images), 0.5, "index"), strict=True))
     rows = []
     for seeds, global_batch in ((1, 64), (2, 64), (1, 256), (4, 256)):
         for threads in (0, 1, 2):
-            iterator = pipeline.search_batches(
+            iterator = pipeline.batches(
                 pictures,
                 halves,
                 seeds=range(seeds),
@@ -138,7 +138,7 @@ def program_row(name, calls, lower):
 def traced_step(config):
     """Returns the step of a search, traced but not compiled."""
     from darts_dist import cluster
-    from darts_dist.steps import SearchStep
+    from darts_dist.searchstep import SearchStep
 
     network = config.network
     step = SearchStep(

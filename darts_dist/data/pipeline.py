@@ -14,7 +14,7 @@ import numpy as np
 
 from darts_dist.errors import ConfigError
 
-STREAMS = ("weights", "alphas")
+STREAMS = ("train", "valid")  # what trains weights, what trains alphas
 ENDLESS = 2**62  # steps
 PREFETCHED_STEPS = 4
 
@@ -51,7 +51,7 @@ def permutation(stream, seed, epoch, count):
 def order(stream, seed, step, count, global_batch, permutation=permutation):
     """Returns the examples of one global batch: int64[global_batch] in 0..count-1.
 
-    stream: "weights" or "alphas".  It is a window on the endless line of passes, each a permutation
+    stream: "train" or "valid".  It is a window on the endless line of passes, each a permutation
     of its own: batches cross from one pass to the next and every example comes once in each.
     permutation: how to get a pass, for a caller that keeps some.
     """
@@ -66,16 +66,16 @@ def order(stream, seed, step, count, global_batch, permutation=permutation):
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def search_batches(pictures, halves, *, seeds, rows, global_batch, start, threads):
+def batches(pictures, parts, *, seeds, rows, global_batch, start, threads):
     """Returns an iterator, without end, of this process's part of the batches of steps start, ...
 
-    pictures: sources.Pictures.  halves: indices of the weight half and of the alpha half.
+    pictures: sources.Pictures.  parts: indices by stream: what trains weights under "train" and,
+    in a search, what trains alphas under "valid".
     seeds: the S seed numbers that this process holds.  rows: slice of the global batch, n long.
     threads: that read ahead; 0 reads when asked.
-    An item is {"train": {"image": uint8[S, n, H, W, C], "label": int32[S, n]}, "valid": the same
-    from the alpha half}.
+    An item is {"image": uint8[S, n, H, W, C], "label": int32[S, n]} by stream.
     """
-    source = _SearchSource(pictures, halves, seeds, rows, global_batch)
+    source = _Source(pictures, parts, seeds, rows, global_batch)
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=PREFETCHED_STEPS if threads else 0
     )
@@ -100,20 +100,20 @@ def evaluation_batches(pictures, indices, *, rows, global_batch):
         yield {"image": images, "label": labels, "mask": places < count}
 
 
-class _SearchSource:
-    """Random access to whole local batches: record k is step k's, for both streams and all seeds.
+class _Source:
+    """Random access to whole local batches: record k is step k's, for all streams and seeds.
 
     A record for each picture costs twenty times as much, nearly all of it bookkeeping.
     """
 
-    def __init__(self, pictures, halves, seeds, rows, global_batch):
+    def __init__(self, pictures, parts, seeds, rows, global_batch):
         self.pictures = pictures
-        self.halves = [np.asarray(half) for half in halves]
+        self.parts = {stream: np.asarray(part) for stream, part in parts.items()}
         self.seeds = tuple(seeds)
         self.rows = rows
         self.global_batch = global_batch
         # For each stream and seed this pass and the next: batches cross, threads run ahead.
-        kept = 2 * len(STREAMS) * len(self.seeds)
+        kept = 2 * len(parts) * len(self.seeds)
         self.permutation = functools.lru_cache(maxsize=kept)(permutation)
 
     def __len__(self):
@@ -122,16 +122,16 @@ class _SearchSource:
     def __getitem__(self, index):
         indices = np.stack(
             [
-                half[self.block(stream, seed, index, len(half))]
-                for stream, half in zip(STREAMS, self.halves, strict=True)
+                part[self.block(stream, seed, index, len(part))]
+                for stream, part in self.parts.items()
                 for seed in self.seeds
             ]
         )
         images, labels = _gather(self.pictures, indices)
         count = len(self.seeds)
         return {
-            "train": {"image": images[:count], "label": labels[:count]},
-            "valid": {"image": images[count:], "label": labels[count:]},
+            stream: {"image": images[at : at + count], "label": labels[at : at + count]}
+            for stream, at in zip(self.parts, range(0, len(images), count), strict=True)
         }
 
     def block(self, stream, seed, step, count):

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from darts_dist import cluster
-from darts_dist.config import Config
 from darts_dist.data import cifar, folder
 from darts_dist.errors import ConfigError, DataError
+from darts_dist.trainconfig import AnyConfig
 
 # arXiv 1806.09055, the authors' code: statistics of the CIFAR-10 training pictures, R G B, of 1.
 CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
@@ -43,7 +43,7 @@ class Pictures:
     std: tuple[float, ...]
 
 
-def load(config: Config, split: str) -> Pictures:
+def load(config: AnyConfig, split: str) -> Pictures:
     """Returns the Pictures of the data set that a config names, of one split, "train" or "test".
 
     data.path: for CIFAR the official folder, its parent, the official archive, or a folder that
@@ -56,12 +56,12 @@ def load(config: Config, split: str) -> Pictures:
     return SOURCES[kind](config, split)
 
 
-def fit(config: Config, pictures: Pictures) -> Pictures:
+def fit(config: AnyConfig, pictures: Pictures) -> Pictures:
     """Returns training pictures as a config takes them: as many as it asks for, with mean and std.
 
     Raises ConfigError where config and pictures do not fit each other.
     """
-    data, network = config.data, config.network
+    data = config.data
     if data.train_limit:
         if data.train_limit > len(pictures.labels):
             raise ConfigError(
@@ -72,6 +72,17 @@ def fit(config: Config, pictures: Pictures) -> Pictures:
         pictures = dataclasses.replace(
             pictures, images=pictures.images[:limit], labels=pictures.labels[:limit]
         )
+    check_sizes(config, pictures)
+    mean, std = data.mean or pictures.mean, data.std or pictures.std
+    if not (mean and std):
+        measured = measure(pictures.images)
+        mean, std = mean or measured[0], std or measured[1]
+    return dataclasses.replace(pictures, mean=mean, std=std)
+
+
+def check_sizes(config: AnyConfig, pictures: Pictures) -> None:
+    """Raises ConfigError where pictures have not the size, channels or classes of the network."""
+    data, network = config.data, config.network
     _, height, width, channels = pictures.images.shape
     for key, wanted, found in (
         ("network.image_px", network.image_px, height),
@@ -90,11 +101,6 @@ def fit(config: Config, pictures: Pictures) -> Pictures:
             f"network.classes={network.classes}, and the pictures of data.kind={data.kind} have "
             f"{classes} classes; use {classes} or 0"
         )
-    mean, std = data.mean or pictures.mean, data.std or pictures.std
-    if not (mean and std):
-        measured = measure(pictures.images)
-        mean, std = mean or measured[0], std or measured[1]
-    return dataclasses.replace(pictures, mean=mean, std=std)
 
 
 def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from darts_dist.config import Config
+from darts_dist.genotype import CnnGenotype
+from darts_dist.nets.network import Network, drop_paths
 from darts_dist.nets.pure import pure
 from darts_dist.nets.supernet import Supernet
+from darts_dist.trainconfig import TrainConfig
 
 CELLS = ("normal", "reduce")
 
@@ -51,3 +54,29 @@ def build(config: Config, classes: int, layout: str | None = None):
         "dtype": jnp.promote_types(config.precision.compute, "float32"),
     }
     return pure(lambda key: Supernet(key, **sizes))
+
+
+def build_network(config: TrainConfig, value: CnnGenotype, classes: int, layout: str | None = None):
+    """Returns (init, apply) of the network of one genotype, otherwise like `build`."""
+    network = config.network
+    sizes = {
+        "genotype": value,
+        "channels": network.channels,
+        "layers": network.layers,
+        "classes": classes,
+        "channels_in": network.in_channels,
+        "stem": network.stem,
+        "auxiliary": config.regularisation.auxiliary_weight > 0,
+        "original": network.original,
+        "init": network.init,
+        "remat": network.remat,
+        "layout": layout,
+        "axis_name": "data" if config.batch_norm.sync == "batch" else None,
+        "dtype": jnp.promote_types(config.precision.compute, "float32"),
+    }
+    return pure(lambda key: Network(key, **sizes))
+
+
+def count_paths(config: TrainConfig, value: CnnGenotype) -> int:
+    """Returns how many operations of a genotype's network drop-path may leave out."""
+    return len(drop_paths(value, layers=config.network.layers))

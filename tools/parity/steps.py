@@ -12,8 +12,8 @@ from darts_dist import cluster, interop
 from darts_dist.config import Config
 from darts_dist.methods.relaxation import softmax
 from darts_dist.programs import BATCH, SEED
+from darts_dist.searchstep import SearchStep
 from darts_dist.spaces import cnn, derive
-from darts_dist.steps import SearchStep
 from parity.vectors import images, under
 
 HYPERGRADIENT = {"fd": "finite_difference", "exact": "exact", "none": "first"}
@@ -90,7 +90,7 @@ class Run:
             epoch_steps=1,
             layout=layout,
         )
-        apply = self.step.one.apply
+        apply = self.step.one.model.apply
         self.logits = jax.jit(
             lambda params, stats, alphas, x, train: apply(
                 params, stats, x, softmax(alphas), train=train
@@ -122,7 +122,7 @@ class Run:
     def update(self, state, train, valid, rate):
         """Returns (state, metrics, seen) of a step; seen: what its architecture part computed."""
         with _watched(self.step) as seen:
-            state, metrics = self.step.update(state, train, valid, rate)
+            state, metrics = self.step.update(state, {"train": train, "valid": valid}, rate)
         return state, first_seed(metrics), seen
 
     def named(self, params):

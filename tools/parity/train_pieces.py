@@ -1,5 +1,7 @@
 """Pieces of training: schedules, losses, scores, cutout, clipping, drop-path, optimisers, means."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import msgspec
@@ -171,8 +173,10 @@ def means(_, inputs):
 
     def seed(batch):
         tree = {"data": {"global_batch": batch}, "precision": {"compute": "float64"}}
-        network = (lambda key: ({"w": jnp.zeros(1)}, {}), None)
-        return OneSeed(msgspec.convert(tree, Config), network, (1, 1), None, len(counts))
+        model = types.SimpleNamespace(
+            init=lambda key: ({"w": jnp.zeros(1)}, {}), draw_alphas=lambda key: {}
+        )
+        return OneSeed(msgspec.convert(tree, Config), model, None, len(counts))
 
     state, found = seed(1).init(0), []
     for value, count in zip(values, counts, strict=True):

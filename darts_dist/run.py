@@ -1,0 +1,330 @@
+"""A run in its folder: resumed or new, recorded, saved, ended; whatever its task is.
+
+Place: layer 3. A verb makes the task (`task`) and names the journal that tells of it. Everything
+that can be wrong with config, data and folder is found before anything is compiled.
+"""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from etils import epath
+
+from darts_dist import cluster, loop, metrics, packing
+from darts_dist import config as configs
+from darts_dist.checkpoint import Checkpoints
+from darts_dist.errors import CheckpointError, ConfigError, DivergedError, InputError
+from darts_dist.metrics import Recorder
+from darts_dist.task import States, Task
+from darts_dist.trainconfig import AnyConfig
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+class Journal(Protocol):
+    """What tells of a run: made from its task and recorder."""
+
+    def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
+        """Records one step: metrics f[S], its time, its learning rate."""
+
+    def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
+        """Records an epoch: the task's `shown`, and where it was evaluated the sums `valid`."""
+
+    def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
+        """Returns seeds, best_seed and metrics of result.json after `total` steps."""
+        ...
+
+    def leave(self, folder: epath.Path, result: dict[str, Any]) -> None:
+        """Writes what a finished run leaves besides result.json."""
+
+
+def start(config: AnyConfig, debug: bool) -> None:
+    """Sets jax up as a config has it."""
+    cluster.start(
+        platform=config.cluster.platform,
+        cpu_devices=config.cluster.cpu_devices,
+        float64=config.precision.compute == "float64",
+        debug=debug,
+        cache=config.compile.cache,
+        cache_dir=config.compile.cache_dir,
+        initialization_timeout_s=config.cluster.initialization_timeout_s,
+        heartbeat_timeout_s=config.cluster.heartbeat_timeout_s,
+    )
+
+
+def carry_out(
+    verb: str,
+    config: AnyConfig,
+    workdir: str,
+    debug: bool,
+    make: Callable[[], Task],
+    journal: Callable[[Any, Recorder], Journal],
+    lines_file: str,
+) -> dict[str, Any]:
+    """Returns the content of result.json of a run in `workdir`, new, resumed or long finished.
+
+    make: called once jax is set up, if the run is not finished.  lines_file: gets a line for each
+    seed and epoch.
+    """
+    began = time.perf_counter()
+    folder = epath.Path(workdir)
+    _check_folder(config, folder)
+    if (folder / "result.json").exists():
+        return read_result(folder / "result.json")
+    start(config, debug)
+    run = Run(verb, make(), journal, folder, lines_file)
+    try:
+        return run.run(began)
+    finally:
+        run.close()
+
+
+def shapes(state: Any) -> Any:
+    """Returns shapes, dtypes and shardings of a state, as restoring wants them."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def _check_folder(config: AnyConfig, folder: epath.Path) -> None:
+    """Compares a run folder's config with this one;
+    ConfigError lists the keys that must not change.
+    """
+    stored = folder / "config.toml"
+    if not stored.exists():
+        return
+    try:
+        old = configs.load_as(type(config), str(stored), packaged="")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; mend it or remove it, checkpoints hold a copy") from None
+    _check_config(config, old, f"the run in {folder}")
+
+
+def _check_config(config: AnyConfig, old: AnyConfig, what: str) -> None:
+    changed = [
+        f"{key} (was {before!r}, now {now!r})"
+        for key, before, now in configs.differences(old, config)
+        if not key.startswith(configs.FREE_ON_RESUME)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{what} has another config: {', '.join(changed)}; give the old values or another "
+            f"--workdir"
+        )
+
+
+def read_result(path: epath.Path) -> dict[str, Any]:
+    """Returns what a run that ended well wrote last."""
+    try:
+        result = json.loads(path.read_text())
+        damage = "" if isinstance(result, dict) and "seeds" in result else "no result"
+    except (OSError, ValueError) as error:
+        damage = str(error)
+    if damage:
+        raise InputError(
+            f"{path} is damaged: {damage}; remove it, and the run ends again from its checkpoint"
+        )
+    return result
+
+
+class Run:
+    """A task with its folder: what the loop asks of it, and what it leaves behind."""
+
+    def __init__(
+        self,
+        verb: str,
+        task: Task,
+        journal: Callable[[Any, Recorder], Journal],
+        folder: epath.Path,
+        lines_file: str,
+    ) -> None:
+        """Opens the folder; nothing is compiled yet."""
+        config = task.config
+        self.verb, self.task, self.config, self.folder = verb, task, config, folder
+        self.seeds = task.seeds
+        self.pace = loop.Pace(
+            task.epoch_steps * config.schedule.epochs,
+            task.epoch_steps,
+            config.log.every_steps,
+            config.checkpoint.every_steps,
+        )
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        self.versions = {"python": platform.python_version(), **versions}
+        self.recorder = metrics.Recorder(
+            folder,
+            main=cluster.is_main(),
+            seeds=self.seeds,
+            total_steps=self.pace.total,
+            lines_file=lines_file,
+            tensorboard=config.log.tensorboard,
+        )
+        self.journal = journal(task, self.recorder)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        self.alive = np.ones(len(self.seeds), bool)
+        self.resumed_from: list[int] = []
+        self.timings: dict[str, float] = {}
+
+    def run(self, began: float) -> dict[str, Any]:
+        """Returns the result after the last step."""
+        self._agree()
+        opened = time.perf_counter()
+        compiled = self.task.compile()
+        self.timings = {"startup_s": opened - began, **compiled}
+        preemption = cluster.Preemption()
+        try:
+            states, start = self._restore(self.task.init())
+            work = loop.Work(
+                feed=self.task.batches,
+                advance=self._advance,
+                report=self._report,
+                end_epoch=self._end_epoch,
+                save=self._save,
+                flush=self.checkpoints.wait,
+            )
+            states, times = loop.fit(states, start, work, self.pace, preemption)
+        finally:
+            preemption.close()
+        return self._finish(states, times, began)
+
+    def close(self) -> None:
+        """Closes what is open; a failed run keeps what it wrote."""
+        self.recorder.close()
+
+    def _agree(self) -> None:
+        """All processes hold the same config, versions and mesh;
+        process 0 writes the config down.
+        """
+        cluster.check_same(configs.dump(self.config), "the config")
+        cluster.check_same(json.dumps(self.versions), "the set of versions")
+        if cluster.is_main() and not (self.folder / "config.toml").exists():
+            metrics.write_whole(self.folder / "config.toml", configs.dump(self.config))
+        mesh = self.task.mesh
+        self.recorder.message(
+            f"{len(self.seeds)} seeds on {mesh.devices.size} devices "
+            f"(mesh seed={mesh.shape['seed']}, data={mesh.shape['data']}), "
+            f"{self.pace.total} steps of {self.config.data.global_batch} pictures; compiling"
+        )
+
+    def _restore(self, states: States) -> tuple[States, int]:
+        like = shapes(self.task.join(states))
+        found = self.checkpoints.restore(like, self._check_meta)
+        notes = self.folder / "resumed_from.json"
+        if found is None:
+            self.recorder.drop_after(0)
+            return states, 0
+        state, meta, start = found
+        known = json.loads(notes.read_text()) if notes.exists() else meta["resumed_from"]
+        self.resumed_from = [*known, start]
+        if cluster.is_main():
+            metrics.write_whole(notes, json.dumps(self.resumed_from))
+        self.recorder.drop_after(start)
+        self.recorder.message(f"resumed from step {start}")
+        self.alive = np.asarray(jax.device_get(cluster.gather(state.alive)))
+        return self.task.split(state), start
+
+    def _check_meta(self, meta: dict[str, Any]) -> None:
+        old = configs.parse_as(
+            type(self.config), meta["config"], "the checkpoint", self.config.name
+        )
+        _check_config(self.config, old, "the checkpoint")
+        for key, now in self.task.about().items():
+            if meta.get(key) != now:
+                raise CheckpointError(
+                    f"the checkpoint was made with another {key}; give what it was made with, or "
+                    "another --workdir"
+                )
+        if meta["epoch_steps"] != self.pace.epoch:
+            raise CheckpointError(
+                f"the checkpoint has {meta['epoch_steps']} steps an epoch, and the data now "
+                f"make {self.pace.epoch}; "
+                "give the same pictures"
+            )
+
+    # What the loop asks for.
+
+    def _advance(self, states: States, batch: Any, done: int) -> tuple[States, Any]:
+        return self.task.advance(states, batch, done // self.pace.epoch)
+
+    def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
+        self._watch(done, values["alive"])
+        self.journal.step(done, values, step_s, self.task.rate((done - 1) // self.pace.epoch))
+
+    def _watch(self, done: int, alive: np.ndarray) -> None:
+        for at in np.flatnonzero(self.alive & ~alive):
+            self.recorder.message(
+                f"seed {self.seeds[at]} became non-finite by step {done} and was stopped"
+            )
+        self.alive = alive.copy()
+        if not alive.any():
+            good = self.checkpoints.steps()
+            kept = f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
+            raise DivergedError(
+                f"every seed ({', '.join(map(str, self.seeds))}) became non-finite by step "
+                f"{done}; last good: {kept}; "
+                "lower weights.learning_rate or clip more (weights.clip_norm)"
+            )
+
+    def _end_epoch(self, epoch: int, states: States) -> None:
+        last = epoch + 1 == self.config.schedule.epochs
+        done = (epoch + 1) * self.pace.epoch
+        every = self.config.evaluation.every_epochs
+        due = last or (epoch + 1) % every == 0
+        wanted = self.task.show(states, *self.task.shown)
+        if due:
+            wanted["valid"] = self.task.evaluate(states)
+        seen = jax.device_get(cluster.gather(wanted))
+        self._watch(done, np.asarray(seen["alive"]))
+        self.journal.epoch(epoch, done, seen)
+
+    def _save(self, done: int, states: States) -> None:
+        meta = {
+            "config": configs.dump(self.config),
+            "epoch_steps": self.pace.epoch,
+            "resumed_from": self.resumed_from,
+            "versions": self.versions,
+            **self.task.about(),
+        }
+        self.checkpoints.save(done, self.task.join(states), meta)
+
+    def _finish(self, states: States, times: list[float], began: float) -> dict[str, Any]:
+        digest = packing.digest(self.task.join(states))
+        median = statistics.median(times[1:] or times) if times else 0.0
+        pictures = self.config.data.global_batch * len(self.seeds)
+        self.timings |= {
+            "first_step_s": times[0] if times else 0.0,
+            "step_ms_median": 1000 * median,
+            "examples_per_s": pictures / median if median else 0.0,
+            "wall_s": time.perf_counter() - began,
+        }
+        result = self._result(digest)
+        if cluster.is_main():
+            self.journal.leave(self.folder, result)
+            metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+        return result
+
+    def _result(self, digest: str) -> dict[str, Any]:
+        mesh = self.task.mesh
+        device = mesh.devices.flat[0]
+        return {
+            "verb": self.verb,
+            "status": "completed",
+            "config_hash": configs.config_hash(self.config),
+            "versions": self.versions,
+            "devices": {
+                "platform": device.platform,
+                "kind": device.device_kind,
+                "count": mesh.devices.size,
+                "processes": jax.process_count(),
+                "mesh": dict(mesh.shape),
+            },
+            **self.journal.standings(self.pace.total, self.alive),
+            "resumed_from": self.resumed_from,
+            "state_digest": digest,
+            "timings": {name: round(float(value), 4) for name, value in self.timings.items()},
+        }

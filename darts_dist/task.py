@@ -1,0 +1,127 @@
+"""What a run works on: the states of all its seeds, step after step, on all processes' devices.
+
+Place: layer 3, between a step's programs (`steps`) and a run with its folder (`run`). `bilevel` and
+`training` are the two kinds. It knows no files and prints nothing.
+
+Letters: S seeds, n rows of this process, H W pixels, C channels.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from darts_dist import cluster
+from darts_dist.data import pipeline
+from darts_dist.data.sources import Pictures
+from darts_dist.errors import ConfigError
+from darts_dist.seedwork import State
+from darts_dist.steps import Step
+from darts_dist.trainconfig import AnyConfig
+
+States = tuple[State, ...]
+
+
+class Task:
+    """Seeds side by side; States go in, moved ones come out.
+
+    States are one State for each turn in which the groups of devices work (`steps`); `join` makes
+    one of them.  pictures: that train.  seeds: all seed numbers.  epoch_steps: steps in a pass over
+    what trains the weights, or as configured.  A kind sets `programs`, `parts` (indices of the
+    pictures by stream) and `epoch_steps`, and says what a step and an evaluation are.
+    """
+
+    shown: tuple[str, ...] = ("totals", "alive")
+    """Fields of State that are told after each epoch."""
+    programs: Step
+    parts: Mapping[str, np.ndarray]
+    epoch_steps: int
+
+    def __init__(self, config: AnyConfig, pictures: Pictures) -> None:
+        """Lays the mesh out; ConfigError where the devices do not fit the config."""
+        self.config, self.pictures = config, pictures
+        self.seeds = [config.seeds.first + at for at in range(config.seeds.count)]
+        self.mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
+        batch = config.data.global_batch
+        positions, self.rows = cluster.local_block(self.mesh, config.seeds.count, batch)
+        self.own_seeds = [self.seeds[at] for at in positions]
+        self.local_batch = batch // self.mesh.shape["data"]
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        kind, _, size = self.config.batch_norm.sync.partition(":")
+        if kind == "group" and self.local_batch % int(size):
+            raise ConfigError(
+                f"batch_norm.sync=group:{size} does not divide the {self.local_batch} examples "
+                f"that a device holds (data.global_batch over mesh.data={self.mesh.shape['data']});"
+                f" use a divisor of {self.local_batch}"
+            )
+
+    def compile(self) -> dict[str, float]:
+        """Compiles all programs side by side, which the first step would do one after the other;
+        returns {"trace_s", "compile_s"}.
+        """
+        return self.programs.compile(self.pictures.images.shape[1:])
+
+    def init(self) -> States:
+        """Returns the first states."""
+        return self.programs.init(self.seeds)
+
+    def batches(self, start: int = 0) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+        """Returns an endless iterator of this process's part of the batches of steps start, ...
+
+        An item is {"image": uint8[S, n, H, W, C], "label": int32[S, n]} by stream, S of the seeds
+        that this process holds. It has `close`.
+        """
+        return pipeline.batches(
+            self.pictures,
+            self.parts,
+            seeds=self.own_seeds,
+            rows=self.rows,
+            global_batch=self.config.data.global_batch,
+            start=start,
+            threads=self.config.data.threads,
+        )
+
+    def rate(self, epoch: int) -> float:
+        """Returns the learning rate of the weights in an epoch, counted from 0."""
+        raise NotImplementedError
+
+    def advance(self, states: States, batch: Any, epoch: int) -> tuple[States, Any]:
+        """Returns (states, metrics f[S]) after one step as the config's schedules have it."""
+        raise NotImplementedError
+
+    def evaluate(self, states: States) -> dict[str, jax.Array]:
+        """Returns sums of scores, and the count, f[S]."""
+        raise NotImplementedError
+
+    def about(self) -> dict[str, Any]:
+        """Returns what a checkpoint has to tell besides config and state, as JSON."""
+        pictures = self.pictures
+        return {
+            "classes": list(pictures.class_names),
+            "mean": list(pictures.mean),
+            "std": list(pictures.std),
+        }
+
+    def score(self, states: States, pictures: Pictures, indices: np.ndarray) -> dict[str, Any]:
+        """Returns sums of scores, and the count, f[S], over pictures[indices]."""
+        batches = pipeline.evaluation_batches(
+            pictures, indices, rows=self.rows, global_batch=self.config.data.global_batch
+        )
+        return self.programs.join(self.programs.evaluate(states, batches))
+
+    def join(self, states: States) -> State:
+        """Returns the states of all seeds in one, its leaves [S, ...]."""
+        return self.programs.join(states)
+
+    def split(self, state: State) -> States:
+        """Returns the states that `join` made one of."""
+        return self.programs.split(state)
+
+    def show(self, states: States, *names: str) -> dict[str, Any]:
+        """Returns the named fields of the state of all seeds; the rest is not copied."""
+        return self.programs.join(
+            [{name: getattr(state, name) for name in names} for state in states]
+        )

@@ -1,0 +1,150 @@
+"""The config of training a network of one genotype: its knobs, and the rules between them.
+
+Tables that a search has too are those of `knobs`; reading and writing are `config`'s.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from darts_dist import config as configs
+from darts_dist.config import Config, check_batch, check_pictures, check_rates
+from darts_dist.errors import InputError
+from darts_dist.knobs import (
+    BatchNorm,
+    Checkpoint,
+    Cluster,
+    Compile,
+    DataSource,
+    Evaluation,
+    Log,
+    Mesh,
+    NameOfRun,
+    Positive,
+    Precision,
+    Seeds,
+    Share,
+    Table,
+    Weights,
+    about,
+)
+
+
+class TrainSpace(Table, frozen=True, kw_only=True):
+    """what the genotype is of"""
+
+    kind: Annotated[Literal["cnn"], about("cnn: cells of an image network")] = "cnn"
+
+
+class FixedNetwork(Table, frozen=True, kw_only=True):
+    """the network of one genotype"""
+
+    channels: Annotated[int, about("width of the first cell", ge=1)] = 36
+    layers: Annotated[int, about("cells; two, at 1/3 and 2/3 of the depth, reduce", ge=1)] = 20
+    in_channels: Annotated[int, about("channels of a picture", ge=1)] = 3
+    image_px: Annotated[int, about("height and width of a picture; even", ge=2)] = 32
+    stem: Annotated[
+        Literal["cifar", "imagenet"], about("cifar: full size; imagenet: 8 times smaller")
+    ] = "cifar"
+    classes: Annotated[int, about("classes to tell apart; 0: those of the data", ge=0)] = 0
+    init: Annotated[
+        Literal["original", "modern"], about("initial weights: of PyTorch 0.3, or of today")
+    ] = "original"
+    original: Annotated[
+        bool, about("the original's head: imagenet pools 7x7 pixels, not all there are")
+    ] = False
+    remat: Annotated[bool, about("compute cells twice to save memory")] = False
+
+
+class TrainData(DataSource, frozen=True, kw_only=True):
+    """where the pictures come from, and what is done to them"""
+
+    global_batch: Annotated[int, about("pictures in a step, over all devices", ge=1)] = 96
+    accumulate: Annotated[
+        int, about("parts of a device's pictures, one after the other, to save memory", ge=1)
+    ] = 1
+    train_fraction: Annotated[
+        float,
+        about("share that trains; the rest scores. 1: all, and the test set scores", gt=0, le=1),
+    ] = 1.0
+    split: Annotated[
+        Literal["index", "shuffled"], about("parts by position, or after one fixed shuffle")
+    ] = "index"
+    cutout_px: Annotated[int, about("side of the square that is blanked; 0: none", ge=0)] = 16
+
+
+class TrainWeights(Weights, frozen=True, kw_only=True):
+    """SGD with momentum on the weights"""
+
+    learning_rate_min: Annotated[float, about("at the end of cosine", ge=0)] = 0.0
+    schedule: Annotated[
+        Literal["cosine", "step"], about("of the learning rate over the epochs")
+    ] = "cosine"
+    decay: Annotated[Positive, about("factor of step, every `period` epochs")] = 0.97
+    period: Annotated[int, about("epochs between two decays of step", ge=1)] = 1
+    warmup_epochs: Annotated[int, about("epochs of rising learning rate at the start", ge=0)] = 0
+    average: Annotated[
+        Share, about("share that a moving average of the weights keeps a step; 0: none is kept")
+    ] = 0.0
+
+
+class Regularisation(Table, frozen=True, kw_only=True):
+    """what is done against overfitting"""
+
+    drop_path: Annotated[
+        Share, about("probability of leaving a path out, rising to this at the end")
+    ] = 0.2
+    auxiliary_weight: Annotated[
+        float, about("weight of the auxiliary head's loss; 0: no such head", ge=0)
+    ] = 0.4
+    label_smoothing: Annotated[Share, about("share of the target spread over all classes")] = 0.0
+
+
+class TrainSchedule(Table, frozen=True, kw_only=True):
+    """how long"""
+
+    epochs: Annotated[int, about("epochs", ge=1)] = 600
+    steps_per_epoch: Annotated[int, about("steps; 0: once over the pictures", ge=0)] = 0
+
+
+class TrainConfig(Table, frozen=True, kw_only=True):
+    """All knobs of training a network of one genotype; made whole and checked, or not at all."""
+
+    name: NameOfRun = "train"
+    genotype: Annotated[str, about("published name, file, or folder of a search run")] = ""
+    space: TrainSpace = TrainSpace()
+    network: FixedNetwork = FixedNetwork()
+    data: TrainData = TrainData()
+    seeds: Seeds = Seeds()
+    mesh: Mesh = Mesh()
+    batch_norm: BatchNorm = BatchNorm()
+    precision: Precision = Precision()
+    weights: TrainWeights = TrainWeights()
+    regularisation: Regularisation = Regularisation()
+    schedule: TrainSchedule = TrainSchedule()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    cluster: Cluster = Cluster()
+    compile: Compile = Compile()
+
+    def __post_init__(self):
+        """Raises a ConfigError for the first rule between knobs that does not hold."""
+        check_pictures(self.network, self.data)
+        check_rates(self.weights)
+        check_batch(self)
+
+
+AnyConfig = Config | TrainConfig
+
+
+def load(path: str | None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Returns the config of a TOML file (None: the packaged one); see `config.load`."""
+    return configs.load_as(TrainConfig, path, overrides, packaged="train_sample")
+
+
+def of_run(run: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Returns the config of a train run, with overrides; InputError for a folder that is none."""
+    path = configs.place(run) / "config.toml"
+    if not path.exists():
+        raise InputError(f"{run} is no run of train: it has no config.toml")
+    return configs.load_as(TrainConfig, str(path), overrides, packaged="")

@@ -1,0 +1,119 @@
+"""Training networks of one genotype: what `train`, `select` and `evaluate` work on.
+
+Place: layer 3, a kind of `task`. Letters: S seeds.
+"""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from darts_dist import genotype, optim
+from darts_dist.data import pipeline, sources
+from darts_dist.data.augment import Recipe
+from darts_dist.data.sources import Pictures
+from darts_dist.errors import ConfigError
+from darts_dist.genotype import CnnGenotype
+from darts_dist.models import TrainModel
+from darts_dist.seedwork import OneSeed
+from darts_dist.steps import Step
+from darts_dist.task import States, Task
+from darts_dist.trainconfig import TrainConfig
+
+
+class Training(Task):
+    """Independent trainings of one genotype's network, one a seed, side by side.
+
+    pictures: uint8 training pictures; what config and they leave open (mean, std, classes) is
+    measured.  scored: pictures to score on; None: those that data.train_fraction keeps
+    from training.
+    Raises ConfigError or DataError where config, pictures and devices do not fit each other.
+    """
+
+    config: TrainConfig
+
+    def __init__(
+        self, config: TrainConfig, value: CnnGenotype, pictures: Pictures, scored: Pictures | None
+    ) -> None:
+        """Builds everything up to the programs; nothing is compiled yet."""
+        super().__init__(config, sources.fit(config, pictures))
+        data, batch = config.data, config.data.global_batch
+        self.genotype, count = value, len(self.pictures.labels)
+        if data.train_fraction < 1:
+            trained, self.held = pipeline.halves(count, data.train_fraction, data.split)
+            self.scored = self.pictures
+        elif scored is None:
+            raise ConfigError("data.train_fraction = 1 leaves no pictures to score on; wanted less")
+        else:
+            trained, self.held = np.arange(count), np.arange(len(scored.labels))
+            sources.check_sizes(config, scored)
+            self.scored = scored
+        if len(trained) < batch:
+            raise ConfigError(
+                f"data.global_batch={batch} is more than the {len(trained)} pictures that train; "
+                "use more pictures, or a smaller batch"
+            )
+        if self.local_batch % data.accumulate:
+            raise ConfigError(
+                f"data.accumulate={data.accumulate} does not divide the {self.local_batch} "
+                f"pictures of a device; use a divisor of {self.local_batch}"
+            )
+        self.parts = {"train": trained}
+        self.epoch_steps = config.schedule.steps_per_epoch or len(trained) // batch
+        recipe = Recipe(
+            data.crop_padding_px,
+            data.flip,
+            data.cutout_px,
+            self.pictures.mean,
+            self.pictures.std,
+        )
+        model = TrainModel(config, value, len(self.pictures.class_names))
+        one = OneSeed(
+            config, model, recipe, self.epoch_steps, data.accumulate, config.weights.average
+        )
+        self.programs = Step(config, self.mesh, one)
+        self._rate = _schedule(config)
+        self._strength = optim.ramp(config.regularisation.drop_path, config.schedule.epochs)
+
+    def rate(self, epoch: int) -> float:
+        """Returns the learning rate in an epoch, counted from 0."""
+        return self._rate(epoch)
+
+    def advance(self, states: States, batch: Any, epoch: int) -> tuple[States, Any]:
+        """Returns (states, metrics f[S]) after one step as the config's schedules have it."""
+        states, seen = self.programs(
+            states,
+            self.programs.place_batches(batch),
+            self.rate(epoch),
+            strength=self._strength(epoch),
+        )
+        return states, self.programs.join(seen)
+
+    def evaluate(self, states: States) -> dict[str, jax.Array]:
+        """Returns sums of loss, of right answers (first, and among five), and the count, f[S]."""
+        limit = self.config.evaluation.examples
+        return self.score(states, self.scored, self.held[:limit] if limit else self.held)
+
+    def about(self) -> dict[str, Any]:
+        """Returns what a checkpoint has to tell besides config and state, as JSON."""
+        return {"genotype": json.loads(genotype.to_json(self.genotype)), **super().about()}
+
+
+def _schedule(config: TrainConfig):
+    """Returns epoch -> learning rate."""
+    weights, epochs = config.weights, config.schedule.epochs
+    warm = weights.warmup_epochs
+    if weights.schedule == "step":
+        after = optim.step(weights.learning_rate, weights.decay, weights.period)
+    else:
+        after = optim.cosine(
+            weights.learning_rate, weights.learning_rate_min, max(epochs - warm, 1)
+        )
+
+    def at(epoch):
+        if epoch < warm:
+            return weights.learning_rate * (epoch + 1) / (warm + 1)
+        return after(epoch - warm)
+
+    return at
