@@ -5,12 +5,14 @@ All of it is set before jax starts a backend, and holds for each worker of pytes
 
 import os
 import pathlib
+import sys
 
 import jax
 import pytest
 
 from darts_dist import cluster
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))  # the tools are tested too
 cluster.use_cpu_flags()
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 jax.config.update("jax_platforms", "cpu")

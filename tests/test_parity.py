@@ -1,20 +1,14 @@
 """Parity with the original: the check itself, and this package by the original's numbers."""
 
 import json
-import pathlib
-import sys
 
+import check_parity
 import numpy as np
 import pytest
+from parity import cnn_genotypes, cnn_ops, cnn_search, vectors
+from parity_files import VECTORS, check, excerpt
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import check_parity  # noqa: E402
-from parity import cnn_genotypes, cnn_ops, cnn_search, vectors  # noqa: E402
-
-GENOTYPES = ROOT / "tests" / "data"
-VECTORS = GENOTYPES / "parity"
+GENOTYPES = VECTORS.parent
 SMALL = ("none.s2.affine.even", "skip_connect.s1.affine.odd", "relu_conv_bn.noaffine")
 FEW = (
     "mixed.s2",
@@ -25,21 +19,6 @@ FEW = (
     "conv_7x1_1x7.s2.noaffine.odd",
     "factorized_reduce.affine",
 )
-
-
-def excerpt(folder, stem, names, change=lambda name, value: value, settings=None):
-    """Writes some cases of a stem into a folder; `change` gets every array."""
-    tree = json.loads((VECTORS / f"{stem}.json").read_text())
-    cases = {name: tree["cases"][name] | (settings or {}) for name in names}
-    (folder / f"{stem}.json").write_text(json.dumps({"cases": cases}))
-    starts = ("common/", *(f"{name}/" for name in names))
-    arrays = vectors.read_arrays(VECTORS, stem)
-    kept = {k: change(k, v) for k, v in arrays.items() if k.startswith(starts)}
-    np.savez(folder / f"{stem}.npz", **{k: v for k, v in kept.items() if v is not None})
-
-
-def check(folder, *stems):
-    return check_parity.main([str(folder), "--only", *stems])
 
 
 @pytest.mark.parametrize(

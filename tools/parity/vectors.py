@@ -81,6 +81,9 @@ def read_cases(directory, stem):
     for name, settings in described.items():
         shared = tuple(settings.get("common") or ())
         inputs = {k: v for k, v in under("common/").items() if shared and k.startswith(shared)}
+        if "state_of" in settings:  # weights that another case stores
+            stored = under(f"{settings['state_of']}/")
+            inputs |= {k: v for k, v in stored.items() if k.startswith("state/")}
         own = under(f"{name}/")
         inputs |= {k: v for k, v in own.items() if not k.startswith(("out64/", "out32/"))}
         wanted = {bits: under(f"{name}/out{bits}/") for bits in (64, 32)}
