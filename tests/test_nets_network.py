@@ -216,8 +216,31 @@ def test_statistics_move_and_every_parameter_has_a_gradient():
 
 
 @pytest.mark.medium
-def test_dropping_nothing_is_no_drop_path_and_dropping_some_is_another_course():
+def test_dropping_nothing_is_no_drop_path_and_dropping_some_is_another_course(float64):
     near(passes("channels_last", False, "ones")[1], passes("channels_last", False)[1])
     (loss, _), _ = passes("channels_last", False)[1]
     (dropped, _), _ = passes("channels_last", False, "some")[1]
     assert abs(loss - dropped) > 1e-3
+
+
+@pytest.mark.medium
+def test_four_devices_that_share_statistics_are_one(float64):
+    images, layers = images_of(16, count=8, dtype=jnp.float64), 2
+    paths = len(drop_paths(SMALL, layers=layers))
+    sizes = {"auxiliary": True, "layers": layers, "dtype": jnp.float64, "layout": "channels_last"}
+    params, stats = network(**sizes)[0](jax.random.key(0))
+
+    def outputs(images, places, axis_name=None):
+        _, apply = network(**sizes, axis_name=axis_name)
+        factors = drop_path.draw_factors(jax.random.key(2), places, paths, 0.3)
+        return apply(params, stats, images, factors, train=True)
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    data, whole = jax.P("data"), jax.P()
+    shared = jax.shard_map(
+        functools.partial(outputs, axis_name="data"),
+        mesh=mesh,
+        in_specs=(data, data),
+        out_specs=(data, whole),
+    )
+    near(*(jax.jit(run)(images, jnp.arange(8)) for run in (shared, outputs)))

@@ -68,7 +68,7 @@ class AuxiliaryHead(nnx.Module):
         self.layout, self.stride = layout, {"cifar": 3, "imagenet": 2}[stem]
         inner, outer = AUXILIARY_WIDTHS
         rest = {"layout": layout, "affine": True, "keys": keys, "init": init}
-        rest |= {"axis_name": axis_name, "dtype": dtype}
+        rest |= {"axis_name": axis_name, "dtype": dtype, "two_pass": True}
         self.pointwise = nnx.Param(initial.pointwise(keys, (channels, inner), dtype))
         self.norm = BatchNorm(inner, **rest)
         self.conv = nnx.Param(initial.conv(keys, (2, 2, inner, outer), dtype))

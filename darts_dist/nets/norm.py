@@ -65,6 +65,9 @@ class RunningStatistics(nnx.Module):
 class BatchNorm(nnx.Module):
     """Normalises one map (no group axes) over batch and pixels;
     `affine` adds a scale and a shift a channel.
+
+    two_pass: for maps of a few pixels, where few values can lie close together far from zero: their
+    variance is taken after the mean is subtracted, in a second pass that costs next to nothing.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class BatchNorm(nnx.Module):
         init="original",
         axis_name=None,
         dtype=jnp.float32,
+        two_pass=False,
     ):
         self.layout, self.affine, self.axis_name = layout, affine, axis_name
+        self.two_pass = two_pass
         self.statistics = RunningStatistics((features,), dtype)
         if affine:
             assert keys is not None, "an affine norm draws its scale"
@@ -92,8 +97,7 @@ class BatchNorm(nnx.Module):
     def __call__(self, x, *, train):
         layout = self.layout
         if train:
-            moments = tuple(m[0, 0] for m in layout.moments([layout.stack([x])]))
-            mean, variance = mean_and_variance(moments, self.axis_name)
+            mean, variance = self._mean_and_variance(x)
             count = x.size // x.shape[layout.channel]
             self.statistics.update(mean, unbiased(variance, examples_seen(count, self.axis_name)))
         else:
@@ -106,3 +110,18 @@ class BatchNorm(nnx.Module):
         if self.affine:
             y = y + layout.spread(self.shift.get_value())
         return y.astype(x.dtype)
+
+    def _mean_and_variance(self, x):
+        layout = self.layout
+
+        def moments(x):
+            return tuple(m[0, 0] for m in layout.moments([layout.stack([x])]))
+
+        if not self.two_pass:
+            return mean_and_variance(moments(x), self.axis_name)
+        # Any constant near the mean will do: the derivative is the same for all of them.
+        near = jax.lax.stop_gradient(moments(x)[0])
+        if self.axis_name is not None:
+            near = jax.lax.pmean(near, self.axis_name)
+        rest, variance = mean_and_variance(moments(widen(x) - layout.spread(near)), self.axis_name)
+        return near + rest, variance
