@@ -20,7 +20,7 @@ import darts_dist
 from darts_dist import config, ending, processes, schema, trainconfig
 from darts_dist.errors import ConfigError, InputError, StorageError
 from darts_dist.knobs import Table
-from darts_dist.trainconfig import TrainConfig
+from darts_dist.trainconfig import SelectConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,13 @@ VERBS = {
         "train the network of a genotype (genotype=NAME, file or run) and score it",
         TrainConfig,
         trainconfig.load,
+    ),
+    "select": Verb(
+        "darts_dist.select",
+        "train the cells of a search briefly, rank them, keep the best",
+        SelectConfig,
+        trainconfig.of_search,
+        takes="RUN",
     ),
     "evaluate": Verb(
         "darts_dist.evaluate",
@@ -231,7 +238,7 @@ def _new_name(path: str) -> str:
 
 def summary(result: dict[str, Any], workdir: str) -> str:
     """Returns what a person wants to know of a result: cells and scores by seed, and where."""
-    lines = []
+    lines = _table(result["cells"]) if "cells" in result else []
     for seed in result.get("seeds", []):
         lines.append(f"seed {seed['seed']}: {seed['status']}{_scores(seed)}")
         genotype = seed.get("genotype") or {}
@@ -249,6 +256,29 @@ def summary(result: dict[str, Any], workdir: str) -> str:
             lines.append(f"{key.replace('_', ' ')}: {mean:.2f} % (deviation {deviation:.2f})")
     lines.append(f"run: {workdir}")
     return "\n".join(lines)
+
+
+def _table(cells: list[dict[str, Any]]) -> list[str]:
+    """Returns the ranking of cells as lines of a table."""
+    rows = [("cell", "error", "deviation", "loss", "parameters")]
+    for cell in cells:
+        if cell["status"] == "completed":
+            error, deviation = cell["valid_error_mean"], cell["valid_error_deviation"]
+            loss = cell["valid_loss_mean"]
+            numbers = (
+                f"{error:.2f} %",
+                f"{deviation:.2f}",
+                f"{loss:.4f}",
+                f"{cell['parameters']:,}",
+            )
+            rows.append((cell["cell"], *numbers))
+        else:
+            rows.append((cell["cell"], cell["status"], "", "", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
 
 
 def _scores(seed: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from darts_dist.knobs import (
     Weights,
     about,
 )
+from darts_dist.schema import literal
 
 
 class TrainSpace(Table, frozen=True, kw_only=True):
@@ -148,3 +149,48 @@ def of_run(run: str, overrides: Sequence[str] = ()) -> TrainConfig:
     if not path.exists():
         raise InputError(f"{run} is no run of train: it has no config.toml")
     return configs.load_as(TrainConfig, str(path), overrides, packaged="")
+
+
+class Selection(Table, frozen=True, kw_only=True):
+    """which cells are trained and compared"""
+
+    random_cells: Annotated[
+        int, about("cells drawn at random, trained and scored beside those found", ge=0)
+    ] = 1
+
+
+class SelectConfig(TrainConfig, frozen=True, kw_only=True):
+    """All knobs of selecting a search's best cell: those of training, for each cell, and more."""
+
+    selection: Selection = Selection()
+
+
+def of_search(run: str, overrides: Sequence[str] = ()) -> SelectConfig:
+    """Returns the config of selecting among the cells of a search run, with overrides.
+
+    Pictures, their parts, sizes and devices are the search's; the schedule is the paper's, 100
+    epochs.  Raises InputError for a folder that is no search run.
+    """
+    path = configs.place(run) / "config.toml"
+    if not path.exists():
+        raise InputError(f"{run} is no search run: it has no config.toml")
+    search = configs.load(str(path))
+    same = {
+        "data": ("kind", "path", "broken", "train_limit", "train_fraction", "split", "mean", "std"),
+        "network": ("in_channels", "image_px", "stem", "classes"),
+        "cluster": Cluster.__struct_fields__,
+        "compile": Compile.__struct_fields__,
+    }
+    given = [
+        f"{table}.{key}={literal(getattr(getattr(search, table), key))}"
+        for table, keys in same.items()
+        for key in keys
+    ]
+    given += ["schedule.epochs=100", f"precision.compute={search.precision.compute}"]
+    return configs.parse_as(SelectConfig, "", run, f"select-{search.name}", (*given, *overrides))
+
+
+def one_training(config: SelectConfig, name: str, genotype: str) -> TrainConfig:
+    """Returns the config of training one cell of a selection; genotype: as JSON."""
+    shared = {key: getattr(config, key) for key in TrainConfig.__struct_fields__}
+    return TrainConfig(**{**shared, "name": name, "genotype": genotype})

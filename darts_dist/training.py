@@ -3,6 +3,7 @@
 Place: layer 3, a kind of `task`. Letters: S seeds.
 """
 
+import functools
 import json
 from typing import Any
 
@@ -75,6 +76,13 @@ class Training(Task):
         self.programs = Step(config, self.mesh, one)
         self._rate = _schedule(config)
         self._strength = optim.ramp(config.regularisation.drop_path, config.schedule.epochs)
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """The network's weights, those of the auxiliary head not counted."""
+        model = self.programs.one.model
+        params, _ = jax.eval_shape(model.init, jax.random.key(0))
+        return sum(x.size for x in jax.tree.leaves(params | {"auxiliary": {}}))
 
     def rate(self, epoch: int) -> float:
         """Returns the learning rate in an epoch, counted from 0."""

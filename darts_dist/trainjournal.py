@@ -82,6 +82,7 @@ class TrainJournal:
         found = standings(self.recorder.lines, self.seeds, total, alive, KEYS)
         value = genotype.to_dict(self.task.genotype)
         found["seeds"] = [{**one, "genotype": value} for one in found["seeds"]]
+        found["metrics"]["parameters"] = self.task.parameters
         found["metrics"]["scored_on"] = (
             "held_out" if self.task.scored is self.task.pictures else "test"
         )

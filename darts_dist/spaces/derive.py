@@ -95,3 +95,19 @@ def from_alphas(
     """
     weights = {cell: softmax(values) for cell, values in alphas.items()}
     return RULES[rule](weights, operations, space)
+
+
+def random_cells(operations: Sequence[str], nodes: int, seed: int) -> CnnGenotype:
+    """Returns a genotype drawn uniformly: two earlier states a node, an operation each, never none.
+
+    The baseline of arXiv 1806.09055, section 3.2.
+    """
+    draw = np.random.Generator(np.random.Philox(seed))
+    taken = [operation for operation in operations if operation != "none"]
+
+    def cell() -> Entries:
+        pairs = [draw.choice(2 + node, 2, replace=False) for node in range(nodes)]
+        return tuple((str(draw.choice(taken)), int(state)) for pair in pairs for state in pair)
+
+    concat = tuple(range(2, 2 + nodes))
+    return CnnGenotype(cell(), concat, cell(), concat)

@@ -1,0 +1,141 @@
+"""The verbs train, evaluate and select, from the command line to what they leave."""
+
+import json
+
+import pytest
+import small_training as small
+
+from darts_dist import cli, config, genotype
+
+SIZES = (
+    "network.channels=2",
+    "network.layers=3",
+    "network.stem=imagenet",
+    "data.global_batch=16",
+    "data.train_limit=64",
+    "regularisation.auxiliary_weight=0",
+    "evaluation.examples=100",
+    "log.every_steps=2",
+    "cluster.cpu_devices=0",
+)
+SEARCH = ("data.train_limit=64", "data.global_batch=16", "network.stem=imagenet")
+
+
+def darts(*words):
+    return cli.main([str(word) for word in words])
+
+
+def train(folder, *changes):
+    value = genotype.to_json(small.GENOTYPE)
+    words = (f"genotype={value}", "seeds.count=2", "mesh.data=1", "mesh.seed=1", *SIZES, *changes)
+    return darts("train", *words, "--workdir", folder)
+
+
+def read(folder, name="result.json"):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train") / "run"
+    assert train(folder, "schedule.epochs=2") == 0
+    return folder
+
+
+@pytest.mark.medium
+def test_a_run_tells_scores_of_every_seed_and_their_mean(run):
+    result = read(run)
+    lines = [json.loads(line) for line in (run / "epochs.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["seed"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for at, one in enumerate(result["seeds"]):
+        assert one["status"] == "completed"
+        assert genotype.from_dict(one["genotype"]) == small.GENOTYPE
+        assert one["valid_loss"] == lines[2 + at]["valid_loss"]
+        assert one["valid_error"] == pytest.approx(100 - one["valid_accuracy"])
+        assert one["valid_error_top5"] <= one["valid_error"]
+    errors = [one["valid_error"] for one in result["seeds"]]
+    assert result["metrics"]["valid_error_mean"] == pytest.approx(sum(errors) / 2)
+    assert result["metrics"]["scored_on"] == "test"
+    assert genotype.load(str(run)) == small.GENOTYPE
+
+
+@pytest.mark.medium
+def test_evaluate_finds_the_same_scores_in_the_checkpoint(run, capsys):
+    capsys.readouterr()
+    assert darts("evaluate", run, "--json") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for one, trained in zip(found["seeds"], read(run)["seeds"], strict=True):
+        assert {key: one[key] for key in one if key != "status"} == {
+            key: trained[key] for key in one if key != "status"
+        }
+    assert found["metrics"]["examples"] == 100
+
+
+@pytest.mark.medium
+def test_a_run_that_is_taken_up_ends_as_one_that_never_stopped(run, tmp_path):
+    changes = ("schedule.epochs=2", "checkpoint.every_steps=3")
+    assert train(tmp_path / "a", *changes) == 0
+    assert read(tmp_path / "a")["state_digest"] == read(run)["state_digest"]
+    (tmp_path / "a" / "result.json").unlink()
+    assert train(tmp_path / "a", *changes) == 0
+    again = read(tmp_path / "a")
+    assert again["resumed_from"] and again["state_digest"] == read(run)["state_digest"]
+
+
+@pytest.mark.medium
+def test_select_ranks_the_cells_of_a_search_and_keeps_the_best(tmp_path, capsys):
+    space = config.load(None).space
+    other = genotype.CnnGenotype(small.GENOTYPE.reduce, (2,), small.GENOTYPE.normal, (2,))
+    seeds = [
+        {"seed": 3, "status": "completed", "genotype": genotype.to_dict(small.GENOTYPE)},
+        {"seed": 4, "status": "completed", "genotype": genotype.to_dict(other)},
+        {"seed": 5, "status": "diverged", "genotype": genotype.to_dict(other)},
+    ]
+    (tmp_path / "config.toml").write_text(config.dump(config.load(None, SEARCH)))
+    (tmp_path / "result.json").write_text(json.dumps({"seeds": seeds}))
+    words = ("schedule.epochs=1", *SIZES)
+    assert darts("select", tmp_path, *words) == 0
+    table = capsys.readouterr().out
+    found = read(tmp_path, "selection.json")
+    cells = {one["cell"]: one for one in found["cells"]}
+    assert set(cells) == {"seed-3", "seed-4", "random-0"}
+    assert all(name in table for name in cells)
+    assert {name for name, _ in genotype.from_dict(cells["random-0"]["genotype"]).normal} <= set(
+        space.operations
+    ) - {"none"}
+    losses = [one["valid_loss_mean"] for one in found["cells"]]
+    assert losses == sorted(losses)
+    best = min(("seed-3", "seed-4"), key=lambda name: cells[name]["valid_loss_mean"])
+    assert found["best_seed"] == cells[best]["seed"]
+    assert genotype.to_dict(genotype.load(str(tmp_path))) == cells[best]["genotype"]
+    for name in cells:
+        own = read(tmp_path / "select" / name)
+        assert own["metrics"]["scored_on"] == "held_out"
+        assert own["metrics"]["valid_loss_mean"] == cells[name]["valid_loss_mean"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], 'genotype = ""; wanted a published name'),
+        (["train", "genotype=DARTS_V3"], "neither a published name nor an existing file"),
+        (["train", "genotype=DARTS_V2", "weights.average=1"], "weights.average = 1; wanted"),
+        (["train", "genotype=DARTS_V2", "data.train_fraction=0"], "data.train_fraction = 0"),
+        (["train", "genotype=DARTS_V2", "network.image_px=31"], "wanted an even number"),
+        (["evaluate"], "no run; name its folder"),
+        (["evaluate", "nowhere"], "nowhere is no run of train"),
+        (["evaluate", "nowhere", "--workdir", "x"], "nowhere is no run of train"),
+        (["select", "nowhere"], "nowhere is no search run"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and message in told
+
+
+def test_select_wants_a_finished_search(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(config.dump(config.load(None)))
+    assert darts("select", tmp_path) == 2
+    assert "finish its search first" in capsys.readouterr().err
