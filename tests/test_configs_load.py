@@ -5,29 +5,43 @@ import pathlib
 
 import pytest
 
-from darts_dist import config, schema
+from darts_dist import config, schema, trainconfig
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+PAPER = ("train_cifar10", "train_cifar10_short")
 FILES = sorted(FOLDER.glob("*.toml"))
 
 
 def test_the_files_that_are_promised_are_there():
-    assert {"sample", "tiny", "search_cifar10"} <= {file.stem for file in FILES}
+    names = {"sample", "tiny", "search_cifar10", "train_sample", "train_cifar10"}
+    assert names | {"train_cifar10_short"} <= {file.stem for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_config_loads_and_dumps_back(file):
-    made = config.load(str(file))
+    load = trainconfig.load if file.stem.startswith("train_") else config.load
+    made = load(str(file))
     assert made.name == file.stem
-    assert config.parse(config.dump(made), "dump") == made
+    assert config.parse_as(type(made), config.dump(made), "dump", "dump") == made
 
 
-def test_the_packaged_sample_is_the_one_in_configs():
-    packaged = importlib.resources.files("darts_dist").joinpath("configs/sample.toml").read_bytes()
-    assert packaged == (FOLDER / "sample.toml").read_bytes(), (
-        "cp configs/sample.toml darts_dist/configs/"
+@pytest.mark.parametrize(("name", "module"), [("sample", config), ("train_sample", trainconfig)])
+def test_the_packaged_configs_are_those_in_configs(name, module):
+    file = importlib.resources.files("darts_dist").joinpath(f"configs/{name}.toml")
+    assert file.read_bytes() == (FOLDER / f"{name}.toml").read_bytes(), (
+        f"cp configs/{name}.toml darts_dist/configs/"
     )
-    assert config.load(None) == config.load(str(FOLDER / "sample.toml"))
+    assert module.load(None) == module.load(str(FOLDER / f"{name}.toml"))
+
+
+def test_the_full_training_is_the_paper_s_and_the_short_one_differs_in_epochs():
+    made, short = (trainconfig.load(str(FOLDER / f"{name}.toml")) for name in PAPER)
+    free = {"name", "data.kind", "data.mean", "data.std"}
+    assert {key for key, *_ in config.differences(made, trainconfig.TrainConfig())} <= free
+    assert config.differences(made, short) == [
+        ("name", *PAPER),
+        ("schedule.epochs", 600, 100),
+    ]
 
 
 def test_the_sample_searches_both_cells_of_the_paper_with_two_seeds():
