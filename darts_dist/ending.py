@@ -4,9 +4,12 @@ Every main of the project, the command line and the tools, ends through `finish`
 those of `errors`; nothing else in the project catches errors that it cannot handle.
 """
 
+import contextlib
 import errno
+import io
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,9 +36,15 @@ def finish(function: Callable[[], int]) -> NoReturn:
     """Ends the process with the code of `function`, and at once.
 
     Interpreter exit would run the barrier that jax.distributed leaves in atexit, in which a process
-    that failed waits for peers that wait for it; so this flushes and leaves by `os._exit`.
+    that failed waits for peers that wait for it; so this flushes and leaves by `os._exit`. SIGTERM
+    interrupts as Ctrl-C does, unless `function` does something else with it.
     """
-    code = outcome(function)
+    _open_streams()
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        code = outcome(function)
+    except KeyboardInterrupt:  # once more, while the first was told
+        code = Interrupted.exit_code
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -45,11 +54,23 @@ def finish(function: Callable[[], int]) -> NoReturn:
     os._exit(code)
 
 
+def _open_streams() -> None:
+    """Gives a closed stream somewhere to write to, lest the next open file gets its number; what a
+    stream's encoding has no letters for is written as escapes.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r+"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def outcome(function: Callable[[], int], *, workdir: str = "", debug: bool = False) -> int:
     """Returns what `function` returns, or the exit code of what it raised, told in one line.
 
-    workdir: the run folder, where the traceback of an internal error goes.  debug: every traceback
-    goes to stderr too.
+    workdir: the run folder, which a new start is told of and where the traceback of an internal
+    error goes.  debug: every traceback goes to stderr too.
     """
     try:
         return function()
@@ -60,7 +81,10 @@ def outcome(function: Callable[[], int], *, workdir: str = "", debug: bool = Fal
         if debug:
             traceback.print_exc()
         if known is not None:
-            _say(f"error: {known}")
+            kind = "" if isinstance(known, Interrupted) else "error: "
+            resumes = workdir and isinstance(known, Interrupted | ClusterError)
+            again = f"; start again with --workdir {workdir} and it goes on" if resumes else ""
+            _say(f"{kind}{known}{again}")
             return known.exit_code
         place = _write_traceback(workdir)
         if not place and not debug:
@@ -79,9 +103,9 @@ def classify(error: BaseException) -> DartsError | None:
     if isinstance(error, DartsError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted("interrupted; start again with the same --workdir and it resumes")
+        return Interrupted("interrupted")
     if isinstance(error, BrokenPipeError):
-        return Interrupted("nobody reads the output any more; start again and it resumes")
+        return Interrupted("nobody reads the output any more")
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -97,7 +121,7 @@ def classify(error: BaseException) -> DartsError | None:
         lost = any(sign in text.lower() for sign in LOST_PEER_SIGNS)
         if lost and isinstance(one, ValueError | RuntimeError):
             found = _first_line(text)
-            return ClusterError(f"the cluster failed, start again and it resumes: {found}")
+            return ClusterError(f"the cluster failed: {found}")
     return None
 
 
@@ -109,7 +133,8 @@ def _first_line(text: str) -> str:
 def _say(text: str) -> None:
     line = " ".join(text.splitlines())
     line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
-    print(f"darts-dist: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the code still tells
+        print(f"darts-dist: {line}", file=sys.stderr, flush=True)
 
 
 def _write_traceback(workdir: str) -> str:

@@ -70,7 +70,7 @@ def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Pree
                 if done != saved:
                     work.save(done, state)
                 work.flush()
-                raise Interrupted(f"stopped at step {done}, saved; start again to go on from there")
+                raise Interrupted(f"stopped at step {done}, and the state is saved")
             state, metrics = work.advance(state, next(batches), done)
             jax.block_until_ready(before)
             now = time.perf_counter()

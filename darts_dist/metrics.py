@@ -225,7 +225,8 @@ def storage(path: str | os.PathLike):
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"{os.fspath(path)} cannot be written or read: {reason}") from error
+        found = f"{os.fspath(path)} cannot be written or read: {reason}"
+        raise StorageError(f"{found}; what was there is kept, mend it and start again") from error
 
 
 def _is_local(path: os.PathLike) -> bool:

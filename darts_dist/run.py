@@ -133,6 +133,14 @@ def read_result(path: epath.Path) -> dict[str, Any]:
     return result
 
 
+def _read_starts(path: epath.Path, known: list[int]) -> list[int]:
+    """Returns the steps that a run was resumed from, as the file or else its checkpoint knows."""
+    try:
+        return [int(step) for step in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return known
+
+
 class Run:
     """A task with its folder: what the loop asks of it, and what it leaves behind."""
 
@@ -219,8 +227,7 @@ class Run:
             self.recorder.drop_after(0)
             return states, 0
         state, meta, start = found
-        known = json.loads(notes.read_text()) if notes.exists() else meta["resumed_from"]
-        self.resumed_from = [*known, start]
+        self.resumed_from = [*_read_starts(notes, meta["resumed_from"]), start]
         if cluster.is_main():
             metrics.write_whole(notes, json.dumps(self.resumed_from))
         self.recorder.drop_after(start)

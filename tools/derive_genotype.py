@@ -14,7 +14,6 @@ import sys
 import zipfile
 
 import numpy as np
-from etils import epath
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -39,7 +38,7 @@ def main(arguments):
     asked = parser.parse_args(arguments)
     if asked.rule not in derive.RULES:
         raise InputError(f"--rule {asked.rule} is unknown; there are: {', '.join(derive.RULES)}")
-    run = epath.Path(asked.run)
+    run = config.place(asked.run)
     arrays = read_alphas(run)
     settings = config.load(str(run / "config.toml"))
     epochs, seeds = arrays.pop("epochs").tolist(), arrays.pop("seeds").tolist()

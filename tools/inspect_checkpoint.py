@@ -7,15 +7,12 @@ Nothing is changed. The exit code is 0 when the newest complete checkpoint is wh
 """
 
 import json
-import os
 import pathlib
 import sys
 
-from etils import epath
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from darts_dist import checkpoint, ending
+from darts_dist import checkpoint, config, ending
 from darts_dist.cli import Parser
 from darts_dist.errors import CheckpointError
 
@@ -26,7 +23,8 @@ def main(arguments):
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     asked = parser.parse_args(arguments)
-    run = epath.Path(asked.run if "://" in asked.run else os.path.abspath(asked.run))
+    run = config.place(asked.run)
+    run = run if "://" in asked.run else run.resolve()
     folder = run / "checkpoints"
     if not run.exists():
         raise CheckpointError(f"{run}: there is no such run")

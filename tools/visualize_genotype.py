@@ -14,7 +14,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from darts_dist import ending, genotype, metrics, picture
+from darts_dist import config, ending, genotype, metrics, picture
 from darts_dist.cli import Parser
 from darts_dist.errors import InputError
 
@@ -38,7 +38,9 @@ def main(arguments):
     if asked.cell is not None and asked.cell not in there:
         raise InputError(f"--cell {asked.cell} is not in this genotype; it has {', '.join(there)}")
     only = (asked.cell,) if asked.cell else ()
-    metrics.write_whole(asked.out, picture.render(value, form, title_of(asked.genotype), only))
+    metrics.write_whole(
+        config.place(asked.out), picture.render(value, form, title_of(asked.genotype), only)
+    )
     print(asked.out)
     return 0
 
