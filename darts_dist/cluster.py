@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -100,7 +101,7 @@ def _check_devices() -> None:
         if ending.classify(error):  # a peer is lost
             raise
         asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
-        reason = str(error).partition(" (")[0] or "jax's package for it is not installed"
+        reason = re.sub(r"\.? \(.*", "", str(error)) or "jax's package for it is not installed"
         raise ConfigError(
             f"no devices of platform {asked}: {reason}; choose another by JAX_PLATFORMS or "
             "cluster.platform"

@@ -7,6 +7,7 @@ taken.
 
 import glob
 import importlib.util
+import os
 import socket
 from collections.abc import Mapping
 
@@ -26,8 +27,8 @@ def coordinator(environment: Mapping[str, str]) -> tuple[str, int, int] | None:
     missing = [name for name in OURS if name not in given]
     if missing:
         raise ConfigError(
-            f"{', '.join(given)} is set, but {', '.join(missing)} is not; set all three of "
-            f"{', '.join(OURS)}, or none"
+            f"{', '.join(given)} without {', '.join(missing)}; set all three of {', '.join(OURS)}, "
+            "or none"
         )
     address, *numbers = given.values()
     for name, number in zip(OURS[1:], numbers, strict=True):
@@ -90,7 +91,7 @@ def check_address(address: str, bind: bool) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.getaddrinfo(host.strip("[]"), int(port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ClusterError(f"DARTS_COORDINATOR={address}: the host is unknown: {error}") from error
     if not bind:
         return
@@ -101,5 +102,5 @@ def check_address(address: str, bind: bool) -> None:
     except OSError as error:
         raise ClusterError(
             f"DARTS_COORDINATOR={address}: process 0 cannot listen on port {port}: "
-            f"{error.strerror}; choose a free port, the same for all processes"
+            f"{os.strerror(error.errno or 0)}; choose a free port, the same for all processes"
         ) from error

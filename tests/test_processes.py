@@ -28,8 +28,8 @@ def test_our_three_variables_name_a_place_in_the_cluster():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"DARTS_PROCESS_ID": ""}, "DARTS_PROCESS_ID is not"),
-        ({"DARTS_COORDINATOR": "", "DARTS_PROCESS_ID": ""}, "COORDINATOR, DARTS_PROCESS_ID is not"),
+        ({"DARTS_PROCESS_ID": ""}, "DARTS_NUM_PROCESSES without DARTS_PROCESS_ID"),
+        ({"DARTS_COORDINATOR": "", "DARTS_PROCESS_ID": ""}, "without DARTS_COORDINATOR, DARTS_PRO"),
         ({"DARTS_PROCESS_ID": "2"}, "numbered from 0"),
         ({"DARTS_NUM_PROCESSES": "two"}, "not a whole number"),
         ({"DARTS_NUM_PROCESSES": "-1"}, "not a whole number"),
@@ -82,6 +82,7 @@ def test_a_port_in_use_is_named_before_jax_crashes_on_it():
     processes.check_address(address, bind=True)
 
 
-def test_an_unknown_coordinator_is_named():
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "no..host"])
+def test_an_unknown_coordinator_is_named(host):
     with pytest.raises(ClusterError, match="host is unknown"):
-        processes.check_address("no-such-host.invalid:1", bind=False)
+        processes.check_address(f"{host}:1", bind=False)
