@@ -73,3 +73,13 @@ def test_weights_that_are_not_finite_are_refused():
     weights = np.full((14, 8), np.nan)
     with pytest.raises(GenotypeError, match="not finite"):
         derive.top2({"normal": weights, "reduce": weights}, CNN)
+
+
+@pytest.mark.parametrize("row", range(14))
+def test_edges_are_named_in_the_order_of_the_rows(row):
+    weights = np.full((14, 8), 0.1)
+    weights[row, 4] = 0.3
+    start, end = derive.edges_of(14, "cnn")[row]
+    found = derive.top2({"normal": weights, "reduce": weights}, CNN)
+    assert isinstance(found, genotype.CnnGenotype)
+    assert found.normal[2 * (end - 2)] == ("sep_conv_3x3", start)

@@ -1,14 +1,16 @@
 """Pictures of cells: a genotype as svg, png, pdf or Graphviz text, without external programs.
 
 `graph` says what is drawn, `layout` where, `drawing` in which shapes and colours, `formats` how a
-file holds them. Place: layer 2; it computes bytes and writes no file.
+file holds them; `heatmap` draws the weights that a cell is derived from. Place: layer 2; it
+computes bytes and writes no file.
 """
 
+import functools
 from collections.abc import Iterable
 
 from darts_dist.genotype import Genotype
 from darts_dist.picture import drawing, formats
-from darts_dist.picture.graph import cells
+from darts_dist.picture.graph import Graph, cells
 
 FORMATS = ("svg", "png", "pdf", "dot")
 TITLE_LETTERS = 60
@@ -35,3 +37,13 @@ def render(genotype: Genotype, form: str, title: str = "", only: Iterable[str] =
 def each_cell(genotype: Genotype, title: str = "") -> dict[str, bytes]:
     """Returns an svg of each cell of a genotype, by the cell's name: "normal" and so on."""
     return {cell: render(genotype, "svg", title, (cell,)) for cell in cells(genotype)}
+
+
+def thumbnail(genotype: Genotype, cell: str) -> bytes:
+    """Returns a png of one cell, a pixel a px, made again only when the cell is another."""
+    return _thumbnail(cell, cells(genotype)[cell])
+
+
+@functools.lru_cache(maxsize=256)
+def _thumbnail(cell: str, graph: Graph) -> bytes:
+    return formats.packed(formats.raster(drawing.draw({cell: graph}, ""), 1))

@@ -37,6 +37,16 @@ def nodes_of(edges: int, space: str) -> int:
     return nodes
 
 
+def edges_of(edges: int, space: str) -> list[tuple[int, int]]:
+    """Returns the states that each of so many edges leads from and to, numbered as in a genotype.
+
+    GenotypeError when no cell has so many.
+    """
+    inputs = INPUTS[space]
+    ends = range(inputs, inputs + nodes_of(edges, space))
+    return [(start, end) for end in ends for start in range(end)]
+
+
 def top2(
     weights: Mapping[str, np.ndarray], operations: Sequence[str], space: str = "cnn"
 ) -> Genotype:
