@@ -1,7 +1,7 @@
-"""What a search tells while it runs and when it ends: scalars, lines of genotypes, the standings.
+"""What a search tells while it runs and when it ends: its pages, lines of genotypes, the standings.
 
-It works on numbers that were fetched already; `search` fetches them, `metrics` writes them.
-Letters: S seeds, E edges, K operations.
+It works on numbers that were fetched already; `run` fetches them, `metrics` and `events` write
+them, `pages` holds what the pages are made of. Letters: S seeds, E edges, K operations.
 """
 
 import statistics
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from darts_dist import genotype, metrics, picture
+from darts_dist import genotype, metrics, pages, picture
 from darts_dist.bilevel import Search
+from darts_dist.events import Events
 from darts_dist.metrics import Recorder
 from darts_dist.spaces import derive
 
@@ -20,54 +21,61 @@ from darts_dist.spaces import derive
 class SearchJournal:
     """Turns a search's numbers into records; `seeds` is in the order of the arrays."""
 
-    def __init__(self, task: Search, recorder: Recorder) -> None:
-        """Writes through `recorder`."""
-        self.config, self.seeds, self.recorder = task.config, task.seeds, recorder
+    def __init__(self, task: Search, recorder: Recorder, events: Events) -> None:
+        """Writes through `recorder` and `events`."""
+        self.config, self.seeds = task.config, task.seeds
+        self.recorder, self.events = recorder, events
+        self._warned: set[tuple[int, str]] = set()
+
+    def begin(self) -> None:
+        """Says what each seed's run is, new or resumed."""
+        for seed in self.seeds:
+            self.events.hparams(seed, pages.hparams(self.config, seed), pages.METRICS)
 
     def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
-        """Writes the scalars of one step, f[S] each, and shows how far the run is."""
+        """Writes the numbers of one step, f[S] each, and shows how far the run is."""
         speed = self.config.data.global_batch * len(self.seeds) / max(step_s, 1e-9)
         for at, seed in enumerate(self.seeds):
             own = {name: float(value[at]) for name, value in values.items() if name != "alive"}
             tags = {
-                "train/loss": own["loss"],
-                "train/accuracy": own["accuracy"],
-                "train/gradient_norm": own["grad_norm"],
-                "train/learning_rate": rate,
+                "loss/train": own["loss"],
+                "accuracy/train": own["accuracy"],
+                "gradient_norm/weights": own["grad_norm"],
+                "learning_rate/weights": rate,
                 "speed/examples_per_s": speed,
                 "speed/step_ms": 1000 * step_s,
             }
             if "valid_loss" in own:
-                tags["alphas/batch_loss"] = own["valid_loss"]
-                tags["alphas/batch_accuracy"] = own["valid_accuracy"]
-                tags["alphas/gradient_norm"] = own["alpha_grad_norm"]
-            self.recorder.scalars(done, seed, tags)
+                tags["loss/alpha_batch"] = own["valid_loss"]
+                tags["accuracy/alpha_batch"] = own["valid_accuracy"]
+                tags["gradient_norm/alphas"] = own["alpha_grad_norm"]
+            self.events.write(done, seed, tags)
         losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
         self.recorder.progress(
             done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s"
         )
 
     def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
-        """Keeps the alphas of an epoch and, where it was evaluated, writes of each seed.
+        """Keeps the alphas of an epoch and, where it was evaluated, writes of each seed and warns.
 
         seen: alphas by cell f[S, E, K], alive bool[S], and the sums `totals`, `valid`, f[S] each.
         """
         self.recorder.alphas(epoch, seen["alphas"])
         if "valid" not in seen:
             return
-        lines = []
+        lines, drawn = [], self._draws(epoch)
         for at, seed in enumerate(self.seeds):
             train, valid = (averages(seen[name], at) for name in ("totals", "valid"))
             alphas = {name: a[at] for name, a in seen["alphas"].items()}
             cells = derive.from_alphas(alphas, self.config.space.operations)
             assert isinstance(cells, genotype.CnnGenotype)
-            skips = sum(name == "skip_connect" for name, _ in cells.normal)
+            alive, skips = bool(seen["alive"][at]), pages.skips(cells.normal)
             lines.append(
                 {
                     "epoch": epoch,
                     "step": done,
                     "seed": seed,
-                    "alive": bool(seen["alive"][at]),
+                    "alive": alive,
                     "genotype": genotype.to_dict(cells),
                     "train_loss": train[0],
                     "train_accuracy": train[1],
@@ -76,14 +84,44 @@ class SearchJournal:
                     "skip_connections": skips,
                 }
             )
-            tags = {"valid/loss": valid[0], "valid/accuracy": valid[1]}
-            tags |= {"epoch/train_loss": train[0], "epoch/train_accuracy": train[1]}
-            self.recorder.scalars(done, seed, {**tags, "alphas/skip_connections": skips})
             self.recorder.message(
                 f"epoch {epoch} seed {seed}: train loss {train[0]:.4f} accuracy {train[1]:.2f} %, "
                 f"valid loss {valid[0]:.4f} accuracy {valid[1]:.2f} %, {skips} skip connections"
             )
+            weights = {name: derive.softmax(a) for name, a in alphas.items()}
+            numbers = {
+                "progress/epoch": epoch,
+                "loss/train_epoch": train[0],
+                "loss/valid": valid[0],
+                "accuracy/train_epoch": train[1],
+                "accuracy/valid": valid[1],
+                "cells/skip_connections_normal": skips,
+                "cells/skip_connections_reduce": pages.skips(cells.reduce),
+                **{f"alphas/entropy_{name}": pages.entropy(w) for name, w in weights.items()},
+            }
+            pictures = pages.pictures(weights, cells, self.config) if drawn and alive else {}
+            texts = self._warn(epoch, seed, cells)
+            self.events.write(done, seed, numbers, pictures=pictures, texts=texts)
         self.recorder.epoch(lines)
+
+    def _draws(self, epoch: int) -> bool:
+        """Are there pictures after this epoch? Yes after every so many evaluations and the last."""
+        every = self.config.log.pictures_every
+        if not every or not self.events.on:
+            return False
+        evaluations = -(-(epoch + 1) // self.config.evaluation.every_epochs)
+        return evaluations % every == 0 or epoch + 1 == self.config.schedule.epochs
+
+    def _warn(self, epoch: int, seed: int, cells: genotype.CnnGenotype) -> dict[str, str]:
+        """Returns new warnings by tag and says them in the log; alphas in warm-up mean nothing."""
+        if epoch < self.config.method.warmup_epochs:
+            return {}
+        found = pages.collapse(cells, epoch)
+        new = {tag: text for tag, text in found.items() if (seed, tag) not in self._warned}
+        for tag, text in new.items():
+            self._warned.add((seed, tag))
+            self.recorder.message(f"warning: seed {seed}: {text.replace('`', '')}")
+        return new
 
     def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
         """Returns seeds, best_seed and metrics of result.json after `total` steps."""

@@ -221,6 +221,9 @@ class Log(Table, frozen=True, kw_only=True):
 
     every_steps: Annotated[int, about("steps between lines", ge=1)] = 50
     tensorboard: Annotated[bool, about("write event files")] = True
+    pictures_every: Annotated[
+        int, about("evaluations between pictures in a search's event files; 0: none", ge=0)
+    ] = 1
 
 
 class Cluster(Table, frozen=True, kw_only=True):

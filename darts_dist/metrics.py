@@ -1,9 +1,8 @@
-"""Numbers on their way to people: TensorBoard, genotypes.jsonl, alphas.npz, the log, the progress.
+"""Numbers on their way to people: a line an epoch, alphas.npz, the log, the progress.
 
-Place: layer 2, and the only module that imports tensorboardX. It writes what it is given, on
-process 0 only, and computes nothing. No file is appended to or renamed where the run folder is not
-local. Whatever cannot be written is a StorageError. Letters: `S` seeds, `E` edges of a cell, `K`
-operations.
+Place: layer 2. It writes what it is given, on process 0 only, and computes nothing; TensorBoard's
+files are `events`'. No file is appended to or renamed where the run folder is not local. Whatever
+cannot be written is a StorageError. Letters: `S` seeds, `E` edges of a cell, `K` operations.
 """
 
 import contextlib
@@ -18,12 +17,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import (
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from darts_dist.errors import StorageError
@@ -43,7 +36,6 @@ class Recorder:
         seeds: Sequence[int],
         total_steps: int,
         lines_file: str = "genotypes.jsonl",
-        tensorboard: bool = True,
     ) -> None:
         """Opens the folder, which is made when it is not there.
 
@@ -53,26 +45,11 @@ class Recorder:
         """
         self._folder, self._main = epath.Path(workdir), main
         self._seeds, self._total = tuple(seeds), total_steps
-        self._tensorboard = tensorboard and main
-        self._writers: dict[int, EventsWriter] = {}
-        self._from_step = 0  # a viewer leaves out what earlier files have from this step on
         self._lines_file = self._folder / lines_file
         self.lines: list[dict[str, Any]] = []
         self._alphas: dict[int, dict[str, np.ndarray]] = {}  # by epoch
         self._bar, self._said_s = None, 0.0
         self._log = _Log(self._folder / "log.txt") if main else None
-
-    def scalars(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        """Writes values by tag into the TensorBoard run of a seed, tensorboard/seed-N."""
-        if not self._tensorboard:
-            return
-        with storage(self._folder):
-            writer = self._writers.get(seed) or self._open(seed)
-            for tag, value in values.items():
-                writer.write_event(
-                    Event(wall_time=time.time(), step=step, summary=scalar(tag, value))
-                )
-            writer.flush()
 
     def progress(self, step: int, text: str) -> None:
         """Shows how far the run is: a bar on a terminal, elsewhere a line every LINE_EVERY_S."""
@@ -117,7 +94,6 @@ class Recorder:
         """Takes up what an interrupted run left, and drops what it wrote after `step`."""
         if not self._main:
             return
-        self._from_step = step + 1
         with storage(self._folder):
             before = _read_lines(self._lines_file)
             self._alphas = _read_alphas(self._folder / "alphas.npz")
@@ -133,25 +109,8 @@ class Recorder:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        with storage(self._folder):
-            for writer in self._writers.values():
-                writer.close()
-        self._writers = {}
         if self._log is not None:
             self._log.flush()
-
-    def _open(self, seed: int) -> EventsWriter:
-        """Returns a new event file of a seed, without tensorboardX's thread: errors show here."""
-        folder = self._folder / "tensorboard" / f"seed-{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        writer = EventsWriter(os.fspath(folder / "events"), f".{os.getpid()}")
-        if self._from_step:
-            start = SessionLog(status=SessionLog.SessionStatus.START)
-            writer.write_event(
-                Event(wall_time=time.time(), step=self._from_step, session_log=start)
-            )
-        self._writers[seed] = writer
-        return writer
 
     def _write_lines(self) -> None:
         text = "".join(json.dumps(line) + "\n" for line in self.lines)

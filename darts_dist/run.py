@@ -20,6 +20,7 @@ from darts_dist import cluster, loop, metrics, packing
 from darts_dist import config as configs
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.errors import CheckpointError, ConfigError, DivergedError, InputError
+from darts_dist.events import Events
 from darts_dist.metrics import Recorder
 from darts_dist.task import States, Task
 from darts_dist.trainconfig import AnyConfig
@@ -28,7 +29,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "nump
 
 
 class Journal(Protocol):
-    """What tells of a run: made from its task and recorder."""
+    """What tells of a run: made from its task, recorder and events."""
+
+    def begin(self) -> None:
+        """Says what each seed's run is, new or resumed."""
 
     def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
         """Records one step: metrics f[S], its time, its learning rate."""
@@ -64,7 +68,7 @@ def carry_out(
     workdir: str,
     debug: bool,
     make: Callable[[], Task],
-    journal: Callable[[Any, Recorder], Journal],
+    journal: Callable[[Any, Recorder, Events], Journal],
     lines_file: str,
 ) -> dict[str, Any]:
     """Returns the content of result.json of a run in `workdir`, new, resumed or long finished.
@@ -148,7 +152,7 @@ class Run:
         self,
         verb: str,
         task: Task,
-        journal: Callable[[Any, Recorder], Journal],
+        journal: Callable[[Any, Recorder, Events], Journal],
         folder: epath.Path,
         lines_file: str,
     ) -> None:
@@ -170,9 +174,9 @@ class Run:
             seeds=self.seeds,
             total_steps=self.pace.total,
             lines_file=lines_file,
-            tensorboard=config.log.tensorboard,
         )
-        self.journal = journal(task, self.recorder)
+        self.events = Events(folder, on=cluster.is_main() and config.log.tensorboard)
+        self.journal = journal(task, self.recorder, self.events)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self.alive = np.ones(len(self.seeds), bool)
         self.resumed_from: list[int] = []
@@ -187,6 +191,8 @@ class Run:
         preemption = cluster.Preemption()
         try:
             states, start = self._restore(self.task.init())
+            self.events.drop_after(start)
+            self.journal.begin()
             work = loop.Work(
                 feed=self.task.batches,
                 advance=self._advance,
@@ -202,6 +208,7 @@ class Run:
 
     def close(self) -> None:
         """Closes what is open; a failed run keeps what it wrote."""
+        self.events.close()
         self.recorder.close()
 
     def _agree(self) -> None:
@@ -267,6 +274,7 @@ class Run:
             self.recorder.message(
                 f"seed {self.seeds[at]} became non-finite by step {done} and was stopped"
             )
+            self.events.end(done, self.seeds[at], completed=False)
         self.alive = alive.copy()
         if not alive.any():
             good = self.checkpoints.steps()
@@ -310,6 +318,8 @@ class Run:
             "wall_s": time.perf_counter() - began,
         }
         result = self._result(digest)
+        for at in np.flatnonzero(self.alive):
+            self.events.end(self.pace.total, self.seeds[at], completed=True)
         if cluster.is_main():
             self.journal.leave(self.folder, result)
             metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")

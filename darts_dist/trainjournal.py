@@ -1,4 +1,4 @@
-"""What training tells while it runs and when it ends: scalars, a line an epoch, the standings.
+"""What training tells while it runs and when it ends: its pages, a line an epoch, the standings.
 
 It works on numbers that were fetched already, as `journal` does for a search. Letters: S seeds.
 """
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from darts_dist import genotype, metrics
+from darts_dist import genotype, metrics, schema
+from darts_dist.events import Events
 from darts_dist.journal import averages, standings
 from darts_dist.metrics import Recorder
 from darts_dist.training import Training
@@ -22,16 +23,45 @@ KEYS = (
     "valid_error_top5",
 )
 
+METRICS = ("accuracy/valid", "loss/valid", "accuracy/valid_top5", "progress/epoch")
+"""Numbers of the HPARAMS tab: the last that there are."""
+
+HPARAMS = (
+    "genotype",
+    "network.channels",
+    "network.layers",
+    "data.kind",
+    "data.global_batch",
+    "data.cutout_px",
+    "batch_norm.sync",
+    "precision.compute",
+    "weights.learning_rate",
+    "weights.weight_decay",
+    "weights.schedule",
+    "regularisation.drop_path",
+    "regularisation.auxiliary_weight",
+    "regularisation.label_smoothing",
+)
+"""Knobs of the HPARAMS tab: none of those that a resumed run may change (`pages.HPARAMS`)."""
+
 
 class TrainJournal:
     """Turns numbers of training into records; `seeds` is in the order of the arrays."""
 
-    def __init__(self, task: Training, recorder: Recorder) -> None:
-        """Writes through `recorder`."""
-        self.task, self.config, self.seeds, self.recorder = task, task.config, task.seeds, recorder
+    def __init__(self, task: Training, recorder: Recorder, events: Events) -> None:
+        """Writes through `recorder` and `events`."""
+        self.task, self.config, self.seeds = task, task.config, task.seeds
+        self.recorder, self.events = recorder, events
+
+    def begin(self) -> None:
+        """Says what each seed's run is, new or resumed."""
+        knobs = schema.flat(self.config)
+        chosen = {key: knobs[key] for key in HPARAMS}
+        for seed in self.seeds:
+            self.events.hparams(seed, {"seed": seed, **chosen}, METRICS)
 
     def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
-        """Writes the scalars of one step, f[S] each, and shows how far the run is."""
+        """Writes the numbers of one step, f[S] each, and shows how far the run is."""
         speed = self.config.data.global_batch * len(self.seeds) / max(step_s, 1e-9)
         for at, seed in enumerate(self.seeds):
             tags = {
@@ -42,14 +72,14 @@ class TrainJournal:
                 "speed/examples_per_s": speed,
                 "speed/step_ms": 1000 * step_s,
             }
-            self.recorder.scalars(done, seed, tags)
+            self.events.write(done, seed, tags)
         losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
         self.recorder.progress(
             done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s"
         )
 
     def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
-        """Writes a line and scalars for each seed after an epoch that was scored.
+        """Writes a line and numbers of each seed after an epoch that was scored.
 
         seen: alive bool[S], and the sums `totals`, `valid`, f[S] each.
         """
@@ -63,13 +93,14 @@ class TrainJournal:
             start = {"epoch": epoch, "step": done, "seed": seed, "alive": bool(seen["alive"][at])}
             lines.append({**start, **line})
             tags = {
+                "progress/epoch": epoch,
                 "loss/train_epoch": train[0],
                 "loss/valid": valid[0],
                 "accuracy/train_epoch": train[1],
                 "accuracy/valid": valid[1],
                 "accuracy/valid_top5": 100 - found["valid_error_top5"],
             }
-            self.recorder.scalars(done, seed, tags)
+            self.events.write(done, seed, tags)
             self.recorder.message(
                 f"epoch {epoch} seed {seed}: train loss {train[0]:.4f} accuracy {train[1]:.2f} %, "
                 f"valid loss {valid[0]:.4f} error {found['valid_error']:.2f} % "

@@ -12,11 +12,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     0: "config trainconfig ending errors genotype cluster hlo knobs processes schema",
     1: "spaces nets data",
-    2: "methods checkpoint packing metrics optim losses data.pipeline picture"
+    2: "methods checkpoint packing metrics events optim losses data.pipeline picture"
     " interop interop_network",
     3: "loop run task bilevel training network models steps searchstep programs seedwork"
     " searchwork",
-    4: "cli search journal trainjournal select train evaluate plan __init__ __main__",
+    4: "cli search journal trainjournal pages select train evaluate plan __init__ __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
@@ -24,7 +24,7 @@ DOORS = {
     "jax.distributed": ("cluster",),
     "jax.config.update": ("cluster",),
     "orbax": ("checkpoint",),
-    "tensorboardX": ("metrics",),
+    "tensorboardX": ("events",),
     "grain": ("data",),
     "flax": ("nets", "spaces"),
     "urllib.request": ("data.download",),

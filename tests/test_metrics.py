@@ -1,15 +1,13 @@
-"""What a run records: event files, lines, alphas, the log; also after an interruption."""
+"""What a run records: lines, alphas, the log; also after an interruption."""
 
 import errno
 import json
 import os
-import struct
 import sys
 
 import numpy as np
 import pytest
 from etils import epath
-from tensorboardX.proto.event_pb2 import Event
 
 from darts_dist import metrics
 from darts_dist.errors import StorageError
@@ -17,18 +15,6 @@ from darts_dist.errors import StorageError
 
 def recorder(folder, **settings):
     return metrics.Recorder(folder, **{"main": True, "seeds": (5, 6), "total_steps": 8, **settings})
-
-
-def events(folder):
-    """Every event of the files in a folder: the records are length, crc, content, crc."""
-    found = []
-    for path in sorted(folder.iterdir(), key=os.path.getmtime):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
-    return found
 
 
 def line(epoch, seed):
@@ -51,32 +37,8 @@ def stored_lines(folder):
     return [json.loads(text) for text in (folder / "genotypes.jsonl").read_text().splitlines()]
 
 
-def test_scalars_land_in_the_event_file_of_their_seed(tmp_path):
-    record = recorder(tmp_path)
-    record.scalars(3, 5, {"train/loss": 1.5, "valid/loss": np.float32(2.5)})
-    record.scalars(3, 6, {"train/loss": float("nan")})
-    record.close()
-    first, *values = events(tmp_path / "tensorboard" / "seed-5")
-    assert first.file_version == "brain.Event:2"
-    assert [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in values] == [
-        (3, "train/loss", 1.5),
-        (3, "valid/loss", 2.5),
-    ]
-    assert np.isnan(events(tmp_path / "tensorboard" / "seed-6")[1].summary.value[0].simple_value)
-
-
-def test_a_resumed_run_purges_later_scalars(tmp_path):
-    record = recorder(tmp_path)
-    record.drop_after(4)
-    record.scalars(5, 5, {"loss": 1})
-    record.close()
-    start = events(tmp_path / "tensorboard" / "seed-5")[1]
-    assert (start.step, start.session_log.status) == (5, 1)
-
-
 def test_other_processes_write_nothing(tmp_path, capsys):
     record = recorder(tmp_path / "run", main=False)
-    record.scalars(1, 5, {"loss": 1})
     record.message("text")
     record.progress(1, "text")
     record.epoch([line(1, 5)])
@@ -85,12 +47,6 @@ def test_other_processes_write_nothing(tmp_path, capsys):
     record.close()
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
-
-
-def test_tensorboard_can_be_off(tmp_path):
-    record = recorder(tmp_path, tensorboard=False)
-    record.scalars(1, 5, {"loss": 1})
-    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_lines_and_alphas_are_kept_for_every_epoch(tmp_path):
@@ -163,18 +119,15 @@ def test_on_a_terminal_progress_is_a_bar(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-@pytest.mark.parametrize("what", ["scalars", "message", "epoch", "alphas"])
+@pytest.mark.parametrize("what", ["message", "epoch", "alphas"])
 def test_a_failing_disk_is_a_storage_error(tmp_path, monkeypatch, number, what):
     record = recorder(tmp_path)
-    record.scalars(1, 5, {"loss": 1})
 
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("builtins.open", fail)
-    monkeypatch.setattr(record._writers[5], "write_event", fail)
     calls = {
-        "scalars": lambda: record.scalars(2, 5, {"loss": 1}),
         "message": lambda: record.message("text"),
         "epoch": lambda: record.epoch([line(1, 5)]),
         "alphas": lambda: record.alphas(1, alphas(1)),

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from board import Board
 
 SIZES = (
     "network.nodes=1",
@@ -51,3 +52,19 @@ def test_killed_and_stopped_runs_resume_to_the_state_of_one_left_alone(tmp_path)
     assert resumed["state_digest"] == alone["state_digest"]
     assert resumed["resumed_from"] and not alone["resumed_from"]
     assert (broken / "genotypes.jsonl").read_text() == (whole / "genotypes.jsonl").read_text()
+    compare_pages(Board(whole / "tensorboard"), Board(broken / "tensorboard"))
+
+
+def compare_pages(alone, resumed):
+    assert alone.runs == resumed.runs == ["seed-0", "seed-1"]
+    for run in alone.runs:
+        shown, wanted = (board.everything(run, "scalars", "images") for board in (resumed, alone))
+        assert shown.keys() == wanted.keys()
+        for tag in wanted:
+            steps = [step for step, _ in wanted[tag]]
+            assert [step for step, _ in shown[tag]] == steps, tag
+            assert tag.startswith("speed/") or shown[tag] == wanted[tag], tag
+        assert [step for step, _ in shown["cells/normal"]] == [12, 24]
+        assert [step for step, _ in shown["loss/train"]] == [4, 8, 12, 16, 20, 24]
+    assert resumed.sessions() == alone.sessions()
+    assert {status for _, _, status in resumed.sessions().values()} == {"STATUS_SUCCESS"}
