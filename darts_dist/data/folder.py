@@ -102,7 +102,10 @@ def _find(path, split):
     if split == "train":
         return root, tuple(names), [(at, train / name) for at, name in enumerate(names)]
     if bare or "val" not in inside:
-        raise DataError(f"{root}: no pictures to evaluate on; wanted them as val/<class>/*")
+        raise DataError(
+            f"{root}: no pictures to evaluate on; wanted them as val/<class>/*, or a share of the "
+            "training pictures: data.train_fraction=0.9"
+        )
     held = _folders(root / "val")
     unknown = [name for name in held if name not in names]
     if unknown:
