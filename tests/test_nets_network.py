@@ -117,6 +117,24 @@ def test_weights_are_of_the_given_type_and_logits_at_least_float32():
     assert logits.dtype == auxiliary.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_groups_of_examples_can_be_mapped_over(layout):
+    init, apply = network(auxiliary=True, layout=layout)
+    params, stats = jax.eval_shape(init, jax.random.key(0))
+
+    def loss(params, stats, images, factors):
+        run = jax.vmap(lambda own, drop: apply(params, stats, own, drop, train=True))
+        (logits, auxiliary), moved = run(images, factors)
+        assert logits.shape == auxiliary.shape == (2, 3, 5)
+        return (logits + auxiliary).sum(), moved
+
+    paths = len(drop_paths(SMALL, layers=SIZES["layers"]))
+    shapes = ((2, 3, 32, 32, 3), (2, 3, paths))
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    grads, _ = jax.eval_shape(jax.grad(loss, has_aux=True), params, stats, *inputs)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+
+
 def test_all_but_identities_can_be_dropped():
     # Cells 0 and 3 are normal, 1 and 2 reduce: there the skip from an input is no identity.
     assert drop_paths(SMALL, layers=4) == (
@@ -160,32 +178,30 @@ def test_a_dropped_example_is_zero_and_the_others_are_scaled(layout):
 
 
 @functools.cache
-def passes(layout, remat, factors=None):
-    """Outputs, statistics and gradients of a small network in training and its logits otherwise.
-
-    factors: "ones", "some" or None.
-    """
+def compiled(layout, remat):
+    """First weights and statistics of a small network, and its pass in training with gradients."""
     with jax.enable_x64(True):
-        init, apply = network(
-            layout=layout, remat=remat, auxiliary=True, layers=4, dtype=jnp.float64
-        )
+        init, apply = network(layout=layout, remat=remat, auxiliary=True, dtype=jnp.float64)
         params, stats = init(jax.random.key(0))
-        images = images_of(16, dtype=jnp.float64)
-        if factors:
-            probability = 0.5 if factors == "some" else 0.0
-            paths = len(drop_paths(SMALL, layers=4))
-            factors = drop_path.draw_factors(
-                jax.random.key(2), jnp.arange(len(images)), paths, probability
-            )
 
-        def loss(params):
+        def loss(params, factors):
+            images = images_of(16, dtype=jnp.float64)
             outputs, moved = apply(params, stats, images, factors, train=True)
             return sum(jnp.sin(3 * x).sum() for x in outputs), (outputs, moved)
 
-        found = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-        (logits, _), kept = apply(params, stats, images, train=False)
-        jax.tree.map(np.testing.assert_array_equal, kept, stats)
-        return stats, found, logits
+        return params, stats, jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@functools.cache
+def passes(layout, remat, probability=None):
+    """((loss, (outputs, statistics)), gradients); probability: None without drop-path."""
+    params, _, run = compiled(layout, remat)
+    with jax.enable_x64(True):
+        if probability is None:
+            return run(params, None)
+        paths = len(drop_paths(SMALL, layers=SIZES["layers"]))
+        draw = functools.partial(drop_path.draw_factors, jax.random.key(2), jnp.arange(4), paths)
+        return run(params, draw(probability))
 
 
 def near(found, wanted, rtol=1e-9):
@@ -197,18 +213,19 @@ def near(found, wanted, rtol=1e-9):
 
 @pytest.mark.medium
 def test_layouts_agree():
-    near(passes("batch_minor", False)[1:], passes("channels_last", False)[1:])
+    near(passes("batch_minor", False), passes("channels_last", False))
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_recomputing_cells_changes_no_number(layout):
-    near(passes(layout, True)[1:], passes(layout, False)[1:])
+    near(passes(layout, True), passes(layout, False))
 
 
 @pytest.mark.medium
 def test_statistics_move_and_every_parameter_has_a_gradient():
-    stats, ((_, (_, moved)), grads), _ = passes("channels_last", False)
+    _, stats, _ = compiled("channels_last", False)
+    (_, (_, moved)), grads = passes("channels_last", False)
     for before, after in zip(jax.tree.leaves(stats), jax.tree.leaves(moved), strict=True):
         assert np.isfinite(after).all() and (after != before).any()
     for path, grad in jax.tree.leaves_with_path(grads):
@@ -216,11 +233,18 @@ def test_statistics_move_and_every_parameter_has_a_gradient():
 
 
 @pytest.mark.medium
-def test_dropping_nothing_is_no_drop_path_and_dropping_some_is_another_course(float64):
-    near(passes("channels_last", False, "ones")[1], passes("channels_last", False)[1])
-    (loss, _), _ = passes("channels_last", False)[1]
-    (dropped, _), _ = passes("channels_last", False, "some")[1]
-    assert abs(loss - dropped) > 1e-3
+def test_dropping_nothing_is_no_drop_path_and_dropping_some_is_another_course():
+    plain, none, some = (passes("channels_last", False, p) for p in (None, 0.0, 0.5))
+    near(none, plain)
+    assert abs(float(some[0][0]) - float(plain[0][0])) > 1e-3
+    assert compiled("channels_last", False)[-1]._cache_size() == 2  # with and without
+
+
+def test_evaluation_moves_no_statistics():
+    init, apply = network(layers=1, channels=1)
+    params, stats = init(jax.random.key(0))
+    _, kept = apply(params, stats, images_of(8), train=False)
+    jax.tree.map(np.testing.assert_array_equal, kept, stats)
 
 
 @pytest.mark.medium

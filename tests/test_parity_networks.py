@@ -84,10 +84,8 @@ def test_changed_missing_and_unknown_pieces_fail(tmp_path, capsys):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    "name", ("cifar_DARTS_V2_droppath", "cifar_AmoebaNet", "imagenet_DARTS_V2_224")
-)
-def test_a_network_of_every_kind_is_the_originals(tmp_path, name):
+@pytest.mark.parametrize("name", ("cifar_DARTS_V2_droppath", "imagenet_DARTS_V2_224"))
+def test_a_network_with_either_stem_is_the_originals(tmp_path, name):
     stored = (name,) if "droppath" not in name else ("cifar_DARTS_V2", name)
     excerpt(tmp_path, "cnn_eval", stored)
     (case,) = (case for case in vectors.read_cases(tmp_path, "cnn_eval") if case.name == name)
