@@ -290,7 +290,9 @@ def _unusable(folder: epath.Path):
         raise
     except Exception as error:
         _raise_if_lost(error, folder)
-        raise Unusable(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+        # tensorstore tells the way to a damaged place, quoted, and its settings after it.
+        reason = str(error).partition(" [tensorstore_spec")[0].rpartition('": ')[2]
+        raise Unusable(f"{type(error).__name__}: {' '.join(reason.split())[:200]}") from error
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Every main of the project, the command line and the tools, ends through `finish`
 those of `errors`; nothing else in the project catches errors that it cannot handle.
 """
 
+import _thread
 import contextlib
 import errno
 import io
@@ -11,9 +12,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from etils import epath
 
@@ -37,11 +39,13 @@ def finish(function: Callable[[], int]) -> NoReturn:
 
     Interpreter exit would run the barrier that jax.distributed leaves in atexit, in which a process
     that failed waits for peers that wait for it; so this flushes and leaves by `os._exit`. SIGTERM
-    interrupts as Ctrl-C does, unless `function` does something else with it.
+    interrupts as Ctrl-C does, until `function` does something else with it.
     """
     _open_streams()
+    sys.unraisablehook = _interrupt_again
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
+            signal.signal(number, signal.default_int_handler)
         code = outcome(function)
     except KeyboardInterrupt:  # once more, while the first was told
         code = Interrupted.exit_code
@@ -52,6 +56,14 @@ def finish(function: Callable[[], int]) -> NoReturn:
         except OSError:  # a reader that has gone, `| head`: what it wanted it has
             continue
     os._exit(code)
+
+
+def _interrupt_again(found: Any) -> None:
+    """Repeats an interruption that struck where nobody can catch it: in a collector's callback."""
+    if isinstance(found.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(found)
 
 
 def _open_streams() -> None:

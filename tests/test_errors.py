@@ -52,7 +52,7 @@ examples = 8
 [checkpoint]
 every_steps = 10
 [log]
-every_steps = 2
+every_steps = 10
 [cluster]
 cpu_devices = 2
 """
@@ -315,4 +315,4 @@ def test_the_page_shows_what_a_user_sees(steps, heading, alone, tmp_path, monkey
             code, told = run_apart(words, step.out) if apart else run_here(words, capfd)
             assert (code, len(told)) == (step.code, len(step.err)), told
             assert all(map(like, step.err, told)), told
-    assert steps[-1].code == heading
+    assert heading in {step.code for step in steps}
