@@ -4,7 +4,6 @@ Every main of the project, the command line and the tools, ends through `finish`
 those of `errors`; nothing else in the project catches errors that it cannot handle.
 """
 
-import _thread
 import contextlib
 import errno
 import io
@@ -61,7 +60,8 @@ def finish(function: Callable[[], int]) -> NoReturn:
 def _interrupt_again(found: Any) -> None:
     """Repeats an interruption that struck where nobody can catch it: in a collector's callback."""
     if isinstance(found.exc_value, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        again = (threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.05, signal.pthread_kill, again).start()
     else:
         sys.__unraisablehook__(found)
 

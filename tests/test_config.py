@@ -8,7 +8,7 @@ import pytest
 
 from darts_dist import config, schema
 from darts_dist.data.sources import SOURCES
-from darts_dist.errors import ConfigError
+from darts_dist.errors import ConfigError, InputError
 from darts_dist.nets.ops import OPS
 from darts_dist.trainconfig import TrainConfig
 
@@ -125,6 +125,7 @@ def test_a_run_is_named_after_its_file_unless_the_file_says_otherwise(tmp_path):
         ("mesh.seed=4", "seeds.count = 2; wanted a multiple of mesh.seed = 4"),
         ("name=a/b", 'name = "a/b"; wanted text without /'),
         ("name", "'name' is not an override; write it as key.path=VALUE"),
+        ("=3", "'=3' is not an override; write it as key.path=VALUE"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_is_wanted(override, message):
@@ -166,6 +167,36 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         config.load(str(tmp_path / "none.toml"))
     with pytest.raises(ConfigError, match="is a folder"):
         config.load(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"x\.toml/y cannot be read: Not a directory"):
+        config.load(f"{file}/y")
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        config.load("x" * 300)
+
+
+def test_a_mark_of_utf_8_in_front_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbfseeds.count = 7\n")
+    assert config.load(str(tmp_path / "x.toml")).seeds.count == 7
+
+
+@pytest.mark.parametrize("value", ["[" * 9999, "1" * 9999])
+def test_what_no_parser_takes_is_an_error_like_others(value, tmp_path):
+    (tmp_path / "x.toml").write_text(f"data.mean = {value}\n")
+    with pytest.raises(ConfigError, match=r"x\.toml is not"):
+        config.load(str(tmp_path / "x.toml"))
+    assert "wanted list of: number" in error_of(f"data.mean={value}")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "a path is empty"),
+        ("ftp://site/x", "ftp:// is unknown; wanted a path, gs://... or s3://..."),
+        ("az://box/x", "az://box/x cannot be reached: Install"),
+    ],
+)
+def test_a_place_that_cannot_be_reached_is_named(path, said):
+    with pytest.raises(InputError, match=said):
+        config.load(path)
 
 
 def test_the_hash_follows_what_a_search_finds_and_nothing_else():
