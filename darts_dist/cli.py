@@ -173,6 +173,7 @@ def _run(module: str, resolved: Table, workdir: str, given: argparse.Namespace) 
     except ValueError as error:  # jax reads its settings while it is imported
         raise ConfigError(f"jax does not take its environment: {error}; mend it") from None
     result = importlib.import_module(module).run(resolved, workdir, given.debug)
+    importlib.import_module("darts_dist.cluster").leave()
     print(json.dumps({**result, "workdir": workdir}) if given.json else summary(result, workdir))
     return 0
 
@@ -214,8 +215,7 @@ def _resolve(verb: Verb, words: list[str], debug: bool) -> tuple[str, Any]:
 
 def _open_workdir(asked: str | None, name: str) -> str:
     """Returns the run folder, made where it was not there."""
-    several = processes.coordinator(os.environ) or processes.found_by_jax(os.environ)
-    if several and not asked:
+    if processes.several(os.environ) and not asked:
         raise InputError("several processes share one run folder; name it with --workdir DIR")
     new = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     workdir = _new_name(new) if asked is None else asked

@@ -5,8 +5,8 @@ has one process or many follows from the environment alone; nothing is tried and
 config and no model. Letters: `S` seeds, `N` global batch.
 """
 
+import contextlib
 import functools
-import hashlib
 import math
 import mmap
 import os
@@ -25,10 +25,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from darts_dist import ending, processes
+from darts_dist import ending, processes, watchdog
 from darts_dist.errors import ConfigError
 
 SHUTDOWN_TIMEOUT_S = 15
+JOIN_MARGIN_S = 30  # by which jax, whose end is a page of C++, waits longer than the watchdog
 CPU_FLAGS = {
     # The default fuses reductions with multiplies and then writes their broadcasts out to memory.
     "xla_cpu_experimental_ynn_fusion_type": "individual_dot",
@@ -125,8 +126,8 @@ def _use_cache(folder: str) -> None:
 
 
 def _join(platform: str, initialization_timeout_s: int, heartbeat_timeout_s: int) -> None:
-    timeouts: dict[str, Any] = {
-        "initialization_timeout": initialization_timeout_s,
+    settings: dict[str, Any] = {
+        "initialization_timeout": initialization_timeout_s + JOIN_MARGIN_S,
         "heartbeat_timeout_seconds": heartbeat_timeout_s,
         "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT_S,
     }
@@ -134,11 +135,15 @@ def _join(platform: str, initialization_timeout_s: int, heartbeat_timeout_s: int
     if ours is not None:
         address, count, own = ours
         processes.check_address(address, bind=own == 0)
-        jax.distributed.initialize(
-            address, count, own, cluster_detection_method="deactivate", **timeouts
-        )
-    elif processes.found_by_jax(os.environ, platform):
-        jax.distributed.initialize(**timeouts)
+        place = {"coordinator_address": address, "num_processes": count, "process_id": own}
+        settings |= {**place, "cluster_detection_method": "deactivate"}
+    elif not processes.found_by_jax(os.environ, platform):
+        return
+    watchdog.catch_aborts()
+    watch = watchdog.Watchdog(watchdog.Limits(join=initialization_timeout_s))
+    with contextlib.closing(watch):
+        watch.enter("join")
+        jax.distributed.initialize(**settings)
 
 
 def make_mesh(seeds: int, seed_axis: int = 0, data_axis: int = 0) -> Mesh:
@@ -203,20 +208,6 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def check_same(text: str, what: str) -> None:
-    """Compares `text` over all processes; ConfigError on all of them names the odd ones out."""
-    if jax.process_count() == 1:
-        return
-    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    every = np.asarray(multihost_utils.process_allgather(own)).reshape(-1, own.size)
-    odd = [str(process) for process in range(len(every)) if (every[process] != every[0]).any()]
-    if odd:
-        raise ConfigError(
-            f"{what} of process {', '.join(odd)} differs from that of process 0; start every "
-            "process with the same"
-        )
-
-
 class Preemption:
     """Notices SIGTERM and SIGINT, so that all processes save at one step and leave.
 
@@ -271,7 +262,13 @@ def _replicate(mesh: Mesh):
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=everywhere)
 
 
-def leave() -> None:
-    """Waits for all processes, SHUTDOWN_TIMEOUT_S at most, and leaves the cluster."""
+def leave(*, meet: bool = True) -> None:
+    """Leaves the cluster when all processes do; who left before would pull the others down.
+
+    meet: wait for however long the others need; without, for SHUTDOWN_TIMEOUT_S at most, which
+    suits errors that all processes may find, or only this one.
+    """
     if jax.distributed.is_initialized():
+        if meet:
+            multihost_utils.sync_global_devices("leave")
         jax.distributed.shutdown()

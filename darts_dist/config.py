@@ -250,6 +250,10 @@ FREE_ON_RESUME = (*WITHOUT_EFFECT, "schedule.epochs", "mesh.")
 """Starts of the keys that may differ between a checkpoint and the run that resumes it."""
 
 
+OF_A_PROCESS = frozenset({"data.path", "compile.cache_dir"})
+"""Keys that may differ between the processes of a run; their pictures are compared."""
+
+
 def differences(a: Table, b: Table) -> list[tuple[str, Any, Any]]:
     """Returns (key, value in a, value in b) of every knob that differs."""
     left, right = schema.flat(a), schema.flat(b)

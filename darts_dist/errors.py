@@ -1,6 +1,7 @@
 """What can go wrong, as a user meets it: each class is one exit code of the command line.
 
-Raised at the border where bad input enters; caught by one wrapper, `ending.outcome`, and nowhere else.
+Raised at the border where bad input enters; caught by one wrapper, `ending.outcome`, and nowhere
+else.
 """
 
 

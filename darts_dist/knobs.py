@@ -235,6 +235,21 @@ class Cluster(Table, frozen=True, kw_only=True):
     platform: Annotated[str, about('cpu, cuda, tpu; "": the best there is')] = ""
     initialization_timeout_s: Annotated[int, about("longest wait for all to come", ge=1)] = 60
     heartbeat_timeout_s: Annotated[int, about("silence after which a peer is lost", ge=1)] = 30
+    compile_timeout_s: Annotated[
+        int, about("longest compiling with the first steps; then exit 4; 0: any time", ge=0)
+    ] = 7200
+    step_timeout_s: Annotated[
+        int, about("longest step, unless step_timeout_factor allows more; 0: any time", ge=0)
+    ] = 300
+    step_timeout_factor: Annotated[
+        float, about("a step may last this many times the slowest step so far", ge=1)
+    ] = 10.0
+    evaluation_timeout_s: Annotated[
+        int, about("longest evaluation of an epoch; then exit 4; 0: any time", ge=0)
+    ] = 7200
+    save_timeout_s: Annotated[
+        int, about("longest saving of a checkpoint or result; then exit 4; 0: any time", ge=0)
+    ] = 3600
 
 
 class Compile(Table, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import jax
 
 from darts_dist import cluster
 from darts_dist.errors import Interrupted
+from darts_dist.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,14 @@ class Pace:
     save: int
 
 
-def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Preemption):
+def fit(
+    state: Any,
+    start: int,
+    work: Work,
+    pace: Pace,
+    preemption: cluster.Preemption,
+    watch: Watchdog,
+):
     """Returns (state, seconds of each step) after steps start..pace.total-1.
 
     At most one step is in flight while the next is prepared: metrics are fetched a step late,
@@ -65,8 +73,11 @@ def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Pree
     with contextlib.closing(work.feed(start)) as batches:
         before, began = None, time.perf_counter()
         for done in range(start, pace.total):
+            if late is None:
+                watch.enter("step")
             if preemption.requested(done):
                 report()
+                watch.enter("save")
                 if done != saved:
                     work.save(done, state)
                 work.flush()
@@ -82,14 +93,18 @@ def fit(state: Any, start: int, work: Work, pace: Pace, preemption: cluster.Pree
                 gc.freeze()  # what start-up made stays; a collection would walk it at every pause
             done += 1
             if done % pace.log == 0 or done == pace.total:
+                watch.enter("meet")
                 late = (done, cluster.gather(metrics))
             if done % pace.epoch == 0:
                 report()
+                watch.enter("evaluation")
                 work.end_epoch(done // pace.epoch - 1, state)
                 began = time.perf_counter()
             if done % pace.save == 0 or done == pace.total:
+                watch.enter("save")
                 work.save(done, state)
                 saved = done
         report()
+    watch.enter("save")
     work.flush()
     return state, times

@@ -81,6 +81,11 @@ def found_by_jax(environment: Mapping[str, str], platform: str = "") -> bool:
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
+def several(environment: Mapping[str, str], platform: str = "") -> bool:
+    """Returns whether this process was started as one of a cluster."""
+    return coordinator(environment) is not None or found_by_jax(environment, platform)
+
+
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     return int(text) if text.isdecimal() else 0

@@ -4,9 +4,9 @@ Place: layer 3. A verb makes the task (`task`) and names the journal that tells 
 that can be wrong with config, data and folder is found before anything is compiled.
 """
 
-import importlib.metadata
+import contextlib
 import json
-import platform
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,16 +16,16 @@ import jax
 import numpy as np
 from etils import epath
 
-from darts_dist import cluster, loop, metrics, packing
+from darts_dist import agreement, cluster, loop, metrics, opening, packing, processes
 from darts_dist import config as configs
 from darts_dist.checkpoint import Checkpoints
-from darts_dist.errors import CheckpointError, ConfigError, DivergedError, InputError
+from darts_dist.data import sources
+from darts_dist.errors import CheckpointError, DivergedError, InputError, Interrupted
 from darts_dist.events import Events
 from darts_dist.metrics import Recorder
 from darts_dist.task import States, Task
 from darts_dist.trainconfig import AnyConfig
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+from darts_dist.watchdog import Watchdog
 
 
 class Journal(Protocol):
@@ -78,13 +78,31 @@ def carry_out(
     """
     began = time.perf_counter()
     folder = epath.Path(workdir)
-    _check_folder(config, folder)
-    if (folder / "result.json").exists():
-        return read_result(folder / "result.json")
+    several = processes.several(os.environ, config.cluster.platform)
+    finished = None if several else opening.finished(config, folder)
+    if finished is not None:
+        return finished
     start(config, debug)
-    run = Run(verb, make(), journal, folder, lines_file)
+    if several:
+        opening.agree(config, folder)
+        finished = agreement.together(lambda: opening.finished(config, folder))
+    if finished is None:
+        with contextlib.closing(Watchdog(opening.limits(config), on=not debug)) as watch:
+            run = agreement.together(lambda: Run(verb, make(), journal, folder, lines_file, watch))
+            finished = _finish(run, began)
+    return finished
+
+
+def _finish(run: "Run", began: float) -> dict[str, Any]:
+    """Returns the result of a run after its last step; where it fails, all processes leave."""
     try:
         return run.run(began)
+    except (Interrupted, DivergedError):  # on all processes, at one step
+        cluster.leave()
+        raise
+    except InputError:
+        cluster.leave(meet=False)
+        raise
     finally:
         run.close()
 
@@ -94,55 +112,6 @@ def shapes(state: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-
-
-def _check_folder(config: AnyConfig, folder: epath.Path) -> None:
-    """Compares a run folder's config with this one;
-    ConfigError lists the keys that must not change.
-    """
-    stored = folder / "config.toml"
-    if not stored.exists():
-        return
-    try:
-        old = configs.load_as(type(config), str(stored), packaged="")
-    except ConfigError as error:
-        raise ConfigError(f"{error}; mend it or remove it, checkpoints hold a copy") from None
-    _check_config(config, old, f"the run in {folder}")
-
-
-def _check_config(config: AnyConfig, old: AnyConfig, what: str) -> None:
-    changed = [
-        f"{key} (was {before!r}, now {now!r})"
-        for key, before, now in configs.differences(old, config)
-        if not key.startswith(configs.FREE_ON_RESUME)
-    ]
-    if changed:
-        raise ConfigError(
-            f"{what} has another config: {', '.join(changed)}; give the old values or another "
-            f"--workdir"
-        )
-
-
-def read_result(path: epath.Path) -> dict[str, Any]:
-    """Returns what a run that ended well wrote last."""
-    try:
-        result = json.loads(path.read_text())
-        damage = "" if isinstance(result, dict) and "seeds" in result else "no result"
-    except (OSError, ValueError) as error:
-        damage = str(error)
-    if damage:
-        raise InputError(
-            f"{path} is damaged: {damage}; remove it, and the run ends again from its checkpoint"
-        )
-    return result
-
-
-def _read_starts(path: epath.Path, known: list[int]) -> list[int]:
-    """Returns the steps that a run was resumed from, as the file or else its checkpoint knows."""
-    try:
-        return [int(step) for step in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
-        return known
 
 
 class Run:
@@ -155,19 +124,19 @@ class Run:
         journal: Callable[[Any, Recorder, Events], Journal],
         folder: epath.Path,
         lines_file: str,
+        watch: Watchdog,
     ) -> None:
         """Opens the folder; nothing is compiled yet."""
         config = task.config
         self.verb, self.task, self.config, self.folder = verb, task, config, folder
-        self.seeds = task.seeds
+        self.seeds, self.watch = task.seeds, watch
         self.pace = loop.Pace(
             task.epoch_steps * config.schedule.epochs,
             task.epoch_steps,
             config.log.every_steps,
             config.checkpoint.every_steps,
         )
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        self.versions = {"python": platform.python_version(), **versions}
+        self.versions = opening.versions()
         self.recorder = metrics.Recorder(
             folder,
             main=cluster.is_main(),
@@ -186,6 +155,7 @@ class Run:
         """Returns the result after the last step."""
         self._agree()
         opened = time.perf_counter()
+        self.watch.enter("compile")
         compiled = self.task.compile()
         self.timings = {"startup_s": opened - began, **compiled}
         preemption = cluster.Preemption()
@@ -201,7 +171,7 @@ class Run:
                 save=self._save,
                 flush=self.checkpoints.wait,
             )
-            states, times = loop.fit(states, start, work, self.pace, preemption)
+            states, times = loop.fit(states, start, work, self.pace, preemption, self.watch)
         finally:
             preemption.close()
         return self._finish(states, times, began)
@@ -212,11 +182,10 @@ class Run:
         self.recorder.close()
 
     def _agree(self) -> None:
-        """All processes hold the same config, versions and mesh;
-        process 0 writes the config down.
-        """
-        cluster.check_same(configs.dump(self.config), "the config")
-        cluster.check_same(json.dumps(self.versions), "the set of versions")
+        """All processes hold the same pictures and mesh; process 0 writes the config down."""
+        if jax.process_count() > 1:
+            mesh = {"the mesh": repr(dict(self.task.mesh.shape))}
+            agreement.check_same(mesh | sources.identity(self.task.pictures))
         if cluster.is_main() and not (self.folder / "config.toml").exists():
             metrics.write_whole(self.folder / "config.toml", configs.dump(self.config))
         mesh = self.task.mesh
@@ -234,7 +203,7 @@ class Run:
             self.recorder.drop_after(0)
             return states, 0
         state, meta, start = found
-        self.resumed_from = [*_read_starts(notes, meta["resumed_from"]), start]
+        self.resumed_from = [*opening.read_starts(notes, meta["resumed_from"]), start]
         if cluster.is_main():
             metrics.write_whole(notes, json.dumps(self.resumed_from))
         self.recorder.drop_after(start)
@@ -246,7 +215,7 @@ class Run:
         old = configs.parse_as(
             type(self.config), meta["config"], "the checkpoint", self.config.name
         )
-        _check_config(self.config, old, "the checkpoint")
+        opening.check_config(self.config, old, "the checkpoint")
         for key, now in self.task.about().items():
             if meta.get(key) != now:
                 raise CheckpointError(

@@ -9,9 +9,8 @@ from typing import Any
 
 from etils import epath
 
-from darts_dist import cluster, genotype, metrics, train
+from darts_dist import cluster, genotype, metrics, opening, train
 from darts_dist import config as configs
-from darts_dist import run as runs
 from darts_dist.errors import DivergedError, InputError
 from darts_dist.genotype import CnnGenotype
 from darts_dist.spaces import derive
@@ -56,7 +55,7 @@ def run(config: SelectConfig, workdir: str, debug: bool) -> dict[str, Any]:
 
 def candidates(config: SelectConfig, folder: epath.Path) -> dict[str, CnnGenotype]:
     """Returns the cells to compare by the names of their runs: those found, and random ones."""
-    search = runs.read_result(folder / "result.json")
+    search = opening.read_result(folder / "result.json")
     cells: dict[str, CnnGenotype] = {}
     for one in search["seeds"]:
         if one["status"] == "completed":

@@ -8,9 +8,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from darts_dist import cluster
+from darts_dist import agreement, cluster
 from darts_dist.errors import ConfigError
 
 
@@ -129,15 +130,19 @@ def test_a_first_signal_asks_and_a_second_interrupt_forces(number):
     assert signal.getsignal(number) is before
 
 
-def test_one_process_is_the_main_one_and_agrees_with_itself():
+def test_one_process_is_the_main_one_and_agrees_with_itself(tmp_path):
     assert cluster.is_main()
-    cluster.check_same("text", "the config")
+    agreement.check_devices()
+    agreement.check_same({"a fact": "a text"})
+    agreement.check_folder(epath.Path(tmp_path))
+    assert agreement.together(lambda: 3) == 3
+    assert list(tmp_path.iterdir()) == []
     cluster.leave()
 
 
 PROGRAM = """
 import sys
-from darts_dist import cluster
+from darts_dist import agreement, cluster
 cluster.start(**eval(sys.argv[1]))
 import jax, jax.numpy as jnp
 print(jax.device_count(), jnp.ones(2, jnp.float64 if jax.config.jax_enable_x64 else None).dtype,

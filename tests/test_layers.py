@@ -10,11 +10,12 @@ ROOT = pathlib.Path(__file__).parent.parent / "darts_dist"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    0: "config trainconfig ending errors genotype cluster hlo knobs processes schema",
+    0: "agreement config trainconfig ending errors genotype cluster hlo knobs processes schema"
+    " watchdog",
     1: "spaces nets data",
     2: "methods checkpoint packing metrics events optim losses data.pipeline picture"
     " interop interop_network",
-    3: "loop run task bilevel training network models steps searchstep programs seedwork"
+    3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
     " searchwork",
     4: "cli search journal trainjournal pages select train evaluate plan __init__ __main__",
 }

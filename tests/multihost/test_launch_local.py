@@ -1,172 +1,202 @@
-"""Real processes on this machine, through the launcher: they meet, agree, are preempted, fail."""
+"""The launcher with commands of a line: it starts, watches, ends, starts again, and says so."""
 
-import json
 import os
-import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import launching
 import pytest
 
 pytestmark = pytest.mark.multiprocess
-ROOT = pathlib.Path(__file__).parents[2]
-LAUNCHER = ROOT / "scripts" / "launch_local.py"
-WORKER = """
-import json, os, pathlib, sys, time
-from darts_dist import cluster
-from darts_dist.errors import DartsError
-
-def meet(folder):
-    import jax, numpy as np
-    mesh = cluster.make_mesh(2)
-    sharding = jax.NamedSharding(mesh, jax.P("seed"))
-    values = np.arange(8, dtype=np.float32).reshape(4, 2)
-    array = jax.make_array_from_callback((4, 2), sharding, lambda index: values[index])
-    found = {
-        "processes": jax.process_count(),
-        "devices": jax.device_count(),
-        "mesh": list(mesh.devices.shape),
-        "block": repr(cluster.local_block(mesh, 4, 16)),
-        "gathered": jax.device_get(cluster.gather([array]))[0].tolist(),
-        "pool": os.environ["NPROC"],
-    }
-    write(folder, found)
-    cluster.check_same("equal", "the config")
-
-def differ(folder):
-    import jax
-    cluster.check_same(str(jax.process_index() == 1), "the config")
-
-def run(folder):
-    preemption = cluster.Preemption()
-    for step in range(3000):
-        if preemption.requested(step):
-            write(folder, {"left": step})
-            cluster.leave()
-            os._exit(75)
-        if step == 5:
-            write(folder, {"pid": os.getpid()})
-        time.sleep(0.01)
-
-def fail(folder):
-    if os.environ["DARTS_PROCESS_ID"] == "1":
-        os._exit(2)
-    time.sleep(100)
-
-def die(folder):
-    if os.environ["DARTS_PROCESS_ID"] == "1":
-        os.abort()
-    time.sleep(100)
-
-def write(folder, found):
-    path = pathlib.Path(folder) / f"{os.environ['DARTS_PROCESS_ID']}.json"
-    path.with_suffix(".new").write_text(json.dumps(found))
-    path.with_suffix(".new").replace(path)
-
-try:
-    if sys.argv[1] not in ("fail", "die"):
-        cluster.start(heartbeat_timeout_s=10)
-    globals()[sys.argv[1]](sys.argv[2])
-    cluster.leave()
-except DartsError as error:
-    print(error, flush=True)
-    os._exit(error.exit_code)
-"""
 
 
-def command(tmp_path, processes, devices, what):
-    (tmp_path / "worker.py").write_text(WORKER)
-    return [
-        *(sys.executable, str(LAUNCHER), "--processes", str(processes)),
-        *("--devices-per-process", str(devices), "--logs", str(tmp_path / "logs")),
-        *("--grace", "2", "--", "python", str(tmp_path / "worker.py"), what, str(tmp_path)),
-    ]
+def sh(text):
+    return ["sh", "-c", text]
 
 
-def environment():
-    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return {**inherited, "PYTHONPATH": str(ROOT)}
-
-
-def launch(tmp_path, processes, devices, what):
-    """Returns the launcher's exit code and what it and process 0 said."""
-    done = subprocess.run(
-        command(tmp_path, processes, devices, what),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
+def launch(tmp_path, processes, devices, text, *options, timeout_s=60):
+    """Returns the launcher's code, what it and process 0 said, and the seconds that it took."""
+    began = time.monotonic()
+    found = launching.launch(
+        processes,
+        devices,
+        sh(text),
+        "--logs",
+        str(tmp_path / "logs"),
+        *options,
+        timeout_s=timeout_s,
     )
-    return done.returncode, done.stdout
+    return *found, time.monotonic() - began
+
+
+def log(tmp_path, number):
+    return (tmp_path / "logs" / f"process-{number}.log").read_text()
+
+
+def test_each_process_gets_its_place_and_one_size_of_thread_pool(tmp_path):
+    text = "echo $DARTS_PROCESS_ID of $DARTS_NUM_PROCESSES, $JAX_NUM_CPU_DEVICES of $NPROC"
+    code, said, _ = launch(tmp_path, 2, 3, text)
+    assert code == 0
+    for number in range(2):
+        assert f"{number} of 2, 3 of 6" in log(tmp_path, number)
+        assert f"process {number} done" in said
+    assert "0 of 2, 3 of 6" in said
+    assert "1 of 2" not in said
 
 
 @pytest.mark.parametrize(
-    ("processes", "devices", "blocks"),
+    ("end", "code", "words"),
     [
-        (1, 4, ["((0, 1, 2, 3), slice(0, 16, None))"]),
-        (2, 2, ["((0, 1), slice(0, 16, None))", "((2, 3), slice(0, 16, None))"]),
-        (
-            *(4, 1),
-            [
-                *("((0, 1), slice(0, 8, None))", "((0, 1), slice(8, 16, None))"),
-                *("((2, 3), slice(0, 8, None))", "((2, 3), slice(8, 16, None))"),
-            ],
-        ),
+        ("exit 1", 1, "an error of the program"),
+        ("exit 2", 2, "bad input"),
+        ("exit 3", 3, "every seed diverged"),
+        ("exit 5", 5, "storage failed"),
+        ("exit 41", 1, "unknown code 41"),
     ],
 )
-def test_processes_meet_on_one_mesh(tmp_path, processes, devices, blocks):
-    code, said = launch(tmp_path, processes, devices, "meet")
-    assert code == 0, said
-    for number in range(processes):
-        found = json.loads((tmp_path / f"{number}.json").read_text())
-        assert found["block"] == blocks[number]
-        assert (found["processes"], found["devices"]) == (processes, 4)
-        assert found["mesh"] == [2, 2]
-        assert found["gathered"] == [[0, 1], [2, 3], [4, 5], [6, 7]]
-        assert found["pool"] == "4"
-        assert f"process {number} done" in said
+def test_what_another_start_would_not_mend_is_not_started_again(tmp_path, end, code, words):
+    text = f"[ $DARTS_PROCESS_ID = 0 ] && sleep 60; {end}"
+    found, said, wall_s = launch(tmp_path, 2, 1, text, "--max-restarts", "3")
+    assert found == code
+    assert words in said
+    assert "process 0 was ended by SIGTERM" in said
+    assert said.count("start 1:") == 1 and "start 2:" not in said
+    assert wall_s < 10
 
 
-def test_a_process_with_another_config_is_named_by_all(tmp_path):
-    code, said = launch(tmp_path, 2, 1, "differ")
-    assert code == 2
-    for number in range(2):
-        log = (tmp_path / "logs" / f"process-{number}.log").read_text()
-        assert "the config of process 1 differs from that of process 0" in log
-    assert "process 1 failed: bad input" in said
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("exit 4", 4, "cluster failed"),
+        ("exit 75", 75, "left with its state saved"),
+        ("exit 139", 4, "unknown code 139"),
+        ("kill -KILL $$", 4, "killed by SIGKILL"),
+        ("kill -ABRT $$", 4, "aborted (SIGABRT)"),
+        ("kill -SEGV $$", 4, "crashed (SIGSEGV)"),
+        ("kill -USR1 $$", 4, "died by SIGUSR1"),
+    ],
+)
+def test_what_another_start_may_mend_is_started_again_on_another_port(tmp_path, end, code, words):
+    text = f"echo port $DARTS_COORDINATOR; {end}"
+    found, said, _ = launch(tmp_path, 1, 1, text, "--max-restarts", "2")
+    assert found == code
+    assert said.count(words) == 3
+    assert "start 3:" in said and "start 4:" not in said
+    assert len(set(re.findall(r"port (\S+)", log(tmp_path, 0)))) == 3
 
 
-@pytest.mark.parametrize(("what", "code"), [("fail", 2), ("die", 4)])
-def test_when_one_ends_badly_the_others_are_ended(tmp_path, what, code):
-    begun = time.monotonic()
-    found, said = launch(tmp_path, 2, 1, what)
-    assert found == code, said
-    assert "process 0 died by SIGTERM" in said
-    assert time.monotonic() - begun < 30
+def test_a_run_that_ends_well_at_a_later_start_has_ended_well(tmp_path):
+    text = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; exit 4; }}"
+    assert launch(tmp_path, 1, 1, text, "--max-restarts", "1")[0] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_signal_makes_all_processes_leave_at_one_step(tmp_path, number, whole):
-    launcher = subprocess.Popen(
-        command(tmp_path, 2, 1, "run"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def test_elastic_goes_on_with_fewer_processes_and_the_same_devices(tmp_path):
+    text = (
+        "echo $JAX_NUM_CPU_DEVICES of $NPROC; [ $DARTS_NUM_PROCESSES = 1 ] && exit; "
+        "[ $DARTS_PROCESS_ID = 1 ] && exit 4; sleep 60"
     )
-    paths = [tmp_path / "0.json", tmp_path / "1.json"]
-    deadline = time.monotonic() + 60
-    while not all(path.exists() for path in paths):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    pid = launcher.pid if whole else json.loads(paths[1].read_text())["pid"]
-    os.kill(pid, number)
-    assert launcher.wait(timeout=60) == 75
-    steps = [json.loads(path.read_text())["left"] for path in paths]
-    assert steps[0] == steps[1]
+    code, said, _ = launch(tmp_path, 6, 1, text, "--max-restarts", "3", "--elastic")
+    assert code == 0
+    assert re.findall(r"start \d: (\d+) process", said) == ["6", "3", "2", "1"]
+    assert re.findall(r"(\d) of 6$", log(tmp_path, 0), re.M) == ["1", "2", "3", "6"]
+
+
+def test_elastic_passes_over_a_number_of_processes_that_is_refused(tmp_path):
+    text = "case $DARTS_NUM_PROCESSES in 6) exit 4;; 3) exit 2;; *) exit 0;; esac"
+    code, said, _ = launch(tmp_path, 6, 1, text, "--max-restarts", "1", "--elastic")
+    assert code == 0
+    assert "3 processes do not fit" in said
+
+
+def test_a_death_is_seen_within_a_second_and_all_are_ended(tmp_path):
+    text = f"echo $$ > {tmp_path}/$DARTS_PROCESS_ID; trap '' TERM; sleep 60 & wait; sleep 60"
+    command = launching.launcher(3, 1, sh(text), "--logs", str(tmp_path / "logs"), "--grace", "0.5")
+    with launching.running(command, subprocess.PIPE) as process:
+        pids = [pid_of(tmp_path, number) for number in range(3)]
+        os.kill(pids[1], signal.SIGKILL)
+        began = time.monotonic()
+        for line in process.stdout:
+            if b"process 1 was killed" in line:
+                break
+        assert time.monotonic() - began < 1
+        assert process.wait(10) == 4
+        assert not any(launching.alive(pid) for pid in pids)
+
+
+def test_a_stopped_process_is_a_stall(tmp_path):
+    text = "[ $DARTS_PROCESS_ID = 1 ] && kill -STOP $$; sleep 60"
+    code, said, wall_s = launch(tmp_path, 2, 1, text, "--grace", "1")
+    assert code == 4
+    assert "process 1 has been stopped by a signal for 5 s" in said
+    assert wall_s < 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_launcher_is_passed_on_and_waited_for(tmp_path, number):
+    text = (
+        f"trap 'sleep 1; echo saved; exit 75' TERM INT; echo $$ > {tmp_path}/$DARTS_PROCESS_ID; "
+        "while true; do sleep 0.1; done"
+    )
+    command = launching.launcher(
+        2, 1, sh(text), "--logs", str(tmp_path / "logs"), "--max-restarts", "5"
+    )
+    with launching.running(command) as process:
+        pids = [pid_of(tmp_path, at) for at in range(2)]
+        process.send_signal(number)
+        assert process.wait(20) == 75
+        assert not any(launching.alive(pid) for pid in pids)
+    assert [log(tmp_path, at).count("saved") for at in range(2)] == [1, 1]
+
+
+def test_a_second_signal_to_the_launcher_kills(tmp_path):
+    text = f"trap '' TERM INT; echo $$ > {tmp_path}/$DARTS_PROCESS_ID; sleep 60; sleep 60"
+    command = launching.launcher(2, 1, sh(text), "--logs", str(tmp_path / "logs"))
+    with launching.running(command) as process:
+        pids = [pid_of(tmp_path, at) for at in range(2)]
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 4
+        assert not any(launching.alive(pid) for pid in pids)
+
+
+def test_no_process_survives_its_launcher(tmp_path):
+    text = f"trap '' TERM HUP; echo $$ > {tmp_path}/$DARTS_PROCESS_ID; while true; do sleep 1; done"
+    command = launching.launcher(2, 1, sh(text), "--logs", str(tmp_path / "logs"))
+    with launching.running(command) as process:
+        pids = [pid_of(tmp_path, at) for at in range(2)]
+        process.kill()
+        launching.until(lambda: not any(launching.alive(pid) for pid in pids), timeout_s=2)
+
+
+def pid_of(tmp_path, number):
+    """The pid that a command has written down."""
+    path = tmp_path / str(number)
+    return int(launching.until(lambda: path.exists() and path.read_text().strip()))
+
+
+def test_output_is_kept_in_the_workdir_over_all_starts(tmp_path):
+    command = sh("echo one line; exit 75")
+    code, _ = launching.launch(
+        2, 1, [*command, "--workdir", str(tmp_path / "run")], "--max-restarts", "1"
+    )
+    assert code == 75
+    for number in range(2):
+        text = (tmp_path / "run" / "processes" / f"process-{number}.log").read_text()
+        assert text.count("one line") == 2
+    assert any("start 2" in text for _, text in launching.told(tmp_path / "run"))
+
+
+def test_logs_that_cannot_be_kept_do_not_keep_a_run_from_running(tmp_path):
+    (tmp_path / "file").write_text("")
+    workdir = str(tmp_path / "file" / "run")
+    code, said = launching.launch(1, 1, [*sh("echo it ran"), "--workdir", workdir])
+    assert code == 0
+    assert "no logs in" in said and "it ran" in said
 
 
 @pytest.mark.parametrize(
@@ -176,8 +206,10 @@ def test_a_signal_makes_all_processes_leave_at_one_step(tmp_path, number, whole)
         ["--processes", "0", "--devices-per-process", "1", "--", "python"],
         ["--processes", "2", "--", "python"],
         ["--processes", "1", "--devices-per-process", "1", "--", "no-such-program"],
+        ["--processes", "1", "--devices-per-process", "1", "--max-restarts", "-1", "--", "python"],
+        ["--processes", "1", "--devices-per-process", "1", "--namespaces", "no-such", "--", "sh"],
     ],
 )
 def test_a_command_line_that_makes_no_sense_ends_with_2(arguments):
-    done = subprocess.run([sys.executable, str(LAUNCHER), *arguments], capture_output=True)
+    done = subprocess.run([sys.executable, str(launching.LAUNCHER), *arguments])
     assert done.returncode == 2

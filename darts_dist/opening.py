@@ -1,0 +1,103 @@
+"""Opening a run: what its folder holds already, and what all its processes have to have alike.
+
+Place: layer 3, what a verb does between reading its config and looking at data.
+"""
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+from etils import epath
+
+from darts_dist import agreement, schema
+from darts_dist import config as configs
+from darts_dist.errors import ConfigError, InputError
+from darts_dist.trainconfig import AnyConfig
+from darts_dist.watchdog import Limits
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that make the numbers."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def limits(config: AnyConfig) -> Limits:
+    """Returns the watchdog's limits as a config has them."""
+    knobs = config.cluster
+    return Limits(
+        compile=knobs.compile_timeout_s,
+        step=knobs.step_timeout_s,
+        evaluation=knobs.evaluation_timeout_s,
+        save=knobs.save_timeout_s,
+        factor=knobs.step_timeout_factor,
+    )
+
+
+def agree(config: AnyConfig, folder: epath.Path) -> None:
+    """Raises, on all processes, what tells of one with other devices, config, code or folder."""
+    values = schema.flat(config).items()
+    agreement.check_devices()
+    agreement.check_same(
+        {
+            **{key: repr(value) for key, value in values if key not in configs.OF_A_PROCESS},
+            **{f"the version of {name}": version for name, version in versions().items()},
+            "the code of darts_dist": agreement.code_version(),
+        }
+    )
+    agreement.check_folder(folder)
+
+
+def finished(config: AnyConfig, folder: epath.Path) -> dict[str, Any] | None:
+    """Returns the result of the run in a folder, None of one that is new or has not ended well.
+
+    Raises a ConfigError that lists the keys of its config that must not change and did.
+    """
+    stored = folder / "config.toml"
+    if stored.exists():
+        try:
+            old = configs.load_as(type(config), str(stored), packaged="")
+        except ConfigError as error:
+            raise ConfigError(f"{error}; mend it or remove it, checkpoints hold a copy") from None
+        check_config(config, old, f"the run in {folder}")
+    result = folder / "result.json"
+    return read_result(result) if result.exists() else None
+
+
+def check_config(config: AnyConfig, old: AnyConfig, what: str) -> None:
+    """Raises a ConfigError where `what`, made with an older config, cannot be resumed with this."""
+    changed = [
+        f"{key} (was {before!r}, now {now!r})"
+        for key, before, now in configs.differences(old, config)
+        if not key.startswith(configs.FREE_ON_RESUME)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{what} has another config: {', '.join(changed)}; give the old values or another "
+            f"--workdir"
+        )
+
+
+def read_result(path: epath.Path) -> dict[str, Any]:
+    """Returns what a run that ended well wrote last; InputError for a damaged file."""
+    try:
+        result = json.loads(path.read_text())
+        damage = "" if isinstance(result, dict) and "seeds" in result else "no result"
+    except (OSError, ValueError) as error:
+        damage = str(error)
+    if damage:
+        raise InputError(
+            f"{path} is damaged: {damage}; remove it, and the run ends again from its checkpoint"
+        )
+    return result
+
+
+def read_starts(path: epath.Path, known: list[int]) -> list[int]:
+    """Returns the steps that a run was resumed from, as the file or else its checkpoint knows."""
+    try:
+        return [int(step) for step in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return known
