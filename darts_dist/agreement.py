@@ -106,9 +106,11 @@ def check_folder(folder: epath.Path) -> None:
     path = folder / ".token"
     token = exchange(os.urandom(8).hex())[0]
     together(lambda: _write(path, token) if cluster.is_main() else None)
-    together(lambda: None if cluster.is_main() else _read(path, token))
-    if cluster.is_main():
-        path.unlink()
+    try:
+        together(lambda: None if cluster.is_main() else _read(path, token))
+    finally:
+        if cluster.is_main():
+            path.unlink(missing_ok=True)
 
 
 def _write(path: epath.Path, token: str) -> None:

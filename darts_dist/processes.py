@@ -62,6 +62,11 @@ def found_by_jax(environment: Mapping[str, str], platform: str = "") -> bool:
             "Open MPI started several processes, and jax finds its coordinator only under Open MPI "
             f"4; set {', '.join(OURS)} for each of them"
         )
+    if _number(environment, "MEGASCALE_NUM_SLICES") > 1:
+        return True
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if hosts:
+        return "," in hosts
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         if importlib.util.find_spec("kubernetes") is None:
             raise ConfigError(
@@ -69,11 +74,6 @@ def found_by_jax(environment: Mapping[str, str], platform: str = "") -> bool:
                 "other processes is missing; install it, or set " + ", ".join(OURS)
             )
         return True
-    if _number(environment, "MEGASCALE_NUM_SLICES") > 1:
-        return True
-    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
-    if hosts:
-        return "," in hosts
     platforms = environment.get("JAX_PLATFORMS") or platform or "tpu"
     if "tpu" not in platforms or "TPU_SKIP_MDS_QUERY" in environment:
         return False

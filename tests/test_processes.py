@@ -13,6 +13,8 @@ SLURM = {
     **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
 }
 
+INDEXED = {"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "0"}
+
 
 def test_no_variables_mean_one_process():
     assert processes.coordinator({}) is None
@@ -53,6 +55,7 @@ def test_incomplete_or_contradictory_variables_are_refused(change, said):
         ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({**INDEXED, "TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"MEGASCALE_NUM_SLICES": "2"}, True),
     ],
@@ -65,7 +68,7 @@ def test_a_launcher_is_believed_when_it_says_more_than_one(environment, many):
     ("environment", "said"),
     [
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI 4"),
-        ({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "0"}, "package 'kubernetes'"),
+        (INDEXED, "package 'kubernetes'"),
     ],
 )
 def test_a_launcher_that_jax_cannot_read_is_an_error(environment, said):

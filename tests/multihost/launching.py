@@ -79,21 +79,30 @@ def launch(processes, devices, command, *options, timeout_s=120):
 class Plain:
     """Processes of one run that no launcher watches, as hosts of a cluster would start them."""
 
-    def __init__(self, folder, commands):
-        """Starts a process for each command; its output goes to folder/N.txt."""
+    def __init__(self, folder, commands, environments=(), taken=False):
+        """Starts a process for each command; its output goes to folder/N.txt.
+
+        environments: what is set for each besides.  taken: somebody listens on their port.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.port, self.processes = folder, free_port(), []
+        self.folder, self.processes = folder, []
+        self.server = socket.create_server(("", 0))
+        self.port = self.server.getsockname()[1]
+        if not taken:
+            self.server.close()
         for number, command in enumerate(commands):
             place = {
                 "DARTS_COORDINATOR": f"127.0.0.1:{self.port}",
                 "DARTS_NUM_PROCESSES": str(len(commands)),
                 "DARTS_PROCESS_ID": str(number),
                 "JAX_NUM_CPU_DEVICES": "1",
+                **(environments[number] if environments else {}),
             }
             with (folder / f"{number}.txt").open("wb") as output:
                 self.processes.append(
                     subprocess.Popen(
                         command,
+                        cwd=folder,  # Python looks for modules where it is started
                         env=environment(**place),
                         stdin=subprocess.DEVNULL,
                         stdout=output,
@@ -108,6 +117,7 @@ class Plain:
         for process in self.processes:
             process.kill()
             process.wait()
+        self.server.close()
 
     def codes(self, timeout_s=60):
         """Returns the return status of each, when all have ended."""
@@ -117,12 +127,6 @@ class Plain:
     def said(self, number):
         """Returns what a process has said."""
         return (self.folder / f"{number}.txt").read_text(errors="replace")
-
-
-def free_port():
-    """Returns a port that nothing listens on."""
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1]
 
 
 def newest(workdir):

@@ -3,88 +3,95 @@ is killed, the state at the end has the same bits."""
 
 import json
 import os
-import pathlib
 import random
 import signal
-import subprocess
 import sys
 import time
 
+import launching
 import pytest
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(900)]
-ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(1200)]
 SIZES = (
     "network.nodes=1",
     "network.channels=2",
     "method.preset=darts_first",
-    "schedule.steps_per_epoch=16",
+    "schedule.steps_per_epoch=32",
+    "cluster.heartbeat_timeout_s=10",
 )
 
 
-def command(workdir, processes, devices):
-    launcher = [str(ROOT / "scripts" / "launch_local.py"), "--processes", str(processes)]
-    search = ["-m", "darts_dist", "search", "configs/tiny.toml", *SIZES, "--workdir", str(workdir)]
-    split = ["--devices-per-process", str(devices)]
-    return [sys.executable, *launcher, *split, "--", sys.executable, *search]
+def command(workdir, processes, devices, *options):
+    config = str(launching.ROOT / "configs" / "tiny.toml")
+    search = [sys.executable, "-m", "darts_dist", "search", config, *SIZES]
+    return launching.launcher(processes, devices, [*search, "--workdir", str(workdir)], *options)
 
 
-def run(workdir, processes, devices):
-    done = subprocess.run(
-        command(workdir, processes, devices), cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def finish(workdir, processes, devices, *options):
+    """Returns the result of a run that is left alone."""
+    with launching.running(command(workdir, processes, devices, *options)) as process:
+        assert process.wait(600) == 0
+    return result(workdir)
+
+
+def result(workdir):
     return json.loads((workdir / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("alone") / "run", 1, 8)
+    return finish(tmp_path_factory.mktemp("alone") / "run", 1, 8)
 
 
 def test_two_processes_of_four_devices_end_as_one_of_eight(alone, tmp_path):
-    split = run(tmp_path / "run", 2, 4)
+    split = finish(tmp_path / "run", 2, 4)
     assert split["state_digest"] == alone["state_digest"]
     assert split["devices"]["processes"] == 2
     assert split["devices"]["mesh"] == alone["devices"]["mesh"] == {"seed": 2, "data": 4}
 
 
-def newest(workdir):
-    """The newest finished checkpoint's step, 0 without any."""
-    folder = workdir / "checkpoints"
-    names = os.listdir(folder) if folder.exists() else []
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+def starts(workdir):
+    """How often the launchers of a run have started its processes."""
+    path = workdir / "processes" / "launcher.log"
+    return path.read_text().count(": start ") if path.exists() else 0
+
+
+def kill_one(launcher, workdir, draw):
+    """Kills a random process of the launcher's at a random moment: soon after a new checkpoint, or,
+    in a run that has none yet, maybe sooner."""
+    begun, before = launching.newest(workdir), starts(workdir)
+    if not begun and draw.random() < 0.5:
+        time.sleep(draw.uniform(0.5, 10))
+    else:
+        launching.until(
+            lambda: launching.newest(workdir) > begun or launcher.poll() is not None, 300, 0.002
+        )
+        time.sleep(draw.uniform(0, 0.3))
+    os.kill(draw.choice(launching.children(launcher.pid)), signal.SIGKILL)
+    launching.until(lambda: starts(workdir) > before or launcher.poll() is not None)
 
 
 @pytest.mark.slow
 def test_killed_five_times_at_random_moments_it_ends_as_left_alone(alone, tmp_path):
+    """Three times two processes go on as two, then one with all the devices does, and again."""
     seed = random.SystemRandom().randrange(2**32)
-    draw = random.Random(seed)
-    workdir, resumable = tmp_path / "run", 0
-    for kill in range(5):
-        process = subprocess.Popen(
-            command(workdir, 1, 8),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        begun = newest(workdir)
-        if kill >= 2:  # past a further checkpoint; before that, anywhere from the start on
-            while newest(workdir) <= begun and process.poll() is None:
-                time.sleep(0.002)
-        time.sleep(draw.uniform(0, 12 if kill < 2 else 0.2))
-        for worker in children(process.pid):
-            os.kill(worker, signal.SIGKILL)
-        assert process.wait(60) != 0, f"the run ended before the kill; seed {seed}"
-        resumable += newest(workdir) > 0
-    result = run(workdir, 1, 8)
-    assert result["state_digest"] == alone["state_digest"], f"seed {seed}"
-    assert resumable >= 2
-    assert any(step > 0 for step in result["resumed_from"])
-
-
-def children(parent):
-    """The processes that a process started."""
-    found = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text()
-    return [int(pid) for pid in found.split()]
+    draw, workdir = random.Random(seed), tmp_path / "run"
+    with launching.running(command(workdir, 2, 4, "--max-restarts", "3")) as launcher:
+        for _ in range(3):
+            kill_one(launcher, workdir, draw)
+        begun = launching.newest(workdir)
+        launching.until(lambda: launching.newest(workdir) > begun, 300)
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(120) == 75, f"seed {seed}"
+    options = ("--max-restarts", "2", "--elastic")
+    with launching.running(command(workdir, 2, 4, *options)) as launcher:
+        for _ in range(2):
+            kill_one(launcher, workdir, draw)
+        assert launcher.wait(600) == 0, f"seed {seed}"
+    said = [text for _, text in launching.told(workdir)]
+    assert sum("was killed by SIGKILL" in text for text in said) == 5
+    assert said.count("start 2: 1 process x 8 CPU devices") == 1
+    found = result(workdir)
+    assert found["state_digest"] == alone["state_digest"], f"seed {seed}"
+    assert sum(step > 0 for step in found["resumed_from"]) >= 3
+    assert found["devices"]["processes"] == 1
