@@ -9,7 +9,7 @@ WALL |= {"datetime.now", "datetime.datetime.now", "datetime.utcnow", "datetime.t
 DATED = {
     ("cli.py", "time.strftime"),  # the default name of a run folder
     ("metrics.py", "time.strftime"),  # lines of log.txt
-    ("metrics.py", "time.time"),  # events of TensorBoard
+    ("events.py", "time.time"),  # what TensorBoard shows
 }
 
 
