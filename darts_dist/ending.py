@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 from etils import epath
 
-from darts_dist.errors import ClusterError, DartsError, Interrupted, StorageError
+from darts_dist.errors import ClusterError, DartsError, InputError, Interrupted, StorageError
 
 STORAGE_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 STORAGE_SIGNS = ("No space left on device", "Read-only file system", "Disk quota exceeded")
+LESS_MEMORY = "lower data.global_batch or network.channels, or set network.remat=true"
 LOST_PEER_SIGNS = (
     "gloo",
     "connection closed by peer",
@@ -130,6 +131,9 @@ def classify(error: BaseException) -> DartsError | None:
         text = str(one)
         if number in STORAGE_ERRNO or any(sign in text for sign in STORAGE_SIGNS):
             return StorageError(f"storage failed, what was there is kept: {_first_line(text)}")
+        if isinstance(one, MemoryError) or "out of memory" in text.lower():
+            found = _first_line(text).rstrip(".") or "Python has none left"
+            return InputError(f"the memory is too small: {found}; {LESS_MEMORY}")
         lost = any(sign in text.lower() for sign in LOST_PEER_SIGNS)
         if lost and isinstance(one, ValueError | RuntimeError):
             found = _first_line(text)

@@ -1,17 +1,18 @@
-"""Which processes a run has, read from the environment that its launcher made.
+"""Which processes a run has, read from the environment that its launcher made, and no others.
 
 Place: layer 0, standard library only; `cluster` joins them. Nothing here starts or contacts
 anything but the coordinator's own port, which is tried because jax would crash on one that is
 taken.
 """
 
+import fcntl
 import glob
 import importlib.util
 import os
 import socket
 from collections.abc import Mapping
 
-from darts_dist.errors import ClusterError, ConfigError
+from darts_dist.errors import ClusterError, ConfigError, InputError
 
 OURS = ("DARTS_COORDINATOR", "DARTS_NUM_PROCESSES", "DARTS_PROCESS_ID")
 
@@ -89,6 +90,27 @@ def several(environment: Mapping[str, str], platform: str = "") -> bool:
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     return int(text) if text.isdecimal() else 0
+
+
+def claim(folder: str) -> int:
+    """Returns an open file that keeps a run folder for this process until it is closed.
+
+    Raises InputError where another process holds it; file systems without locks are not kept, and
+    for folders that are not local the file is -1.
+    """
+    if "://" in folder:
+        return -1
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise InputError(
+            f"another process works in {folder}; wait until it ends, or choose another --workdir"
+        ) from None
+    except OSError:
+        pass
+    return file
 
 
 def check_address(address: str, bind: bool) -> None:

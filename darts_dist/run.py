@@ -130,6 +130,7 @@ class Run:
         config = task.config
         self.verb, self.task, self.config, self.folder = verb, task, config, folder
         self.seeds, self.watch = task.seeds, watch
+        self.claim = processes.claim(os.fspath(folder)) if cluster.is_main() else -1
         self.pace = loop.Pace(
             task.epoch_steps * config.schedule.epochs,
             task.epoch_steps,
@@ -180,6 +181,8 @@ class Run:
         """Closes what is open; a failed run keeps what it wrote."""
         self.events.close()
         self.recorder.close()
+        if self.claim >= 0:
+            os.close(self.claim)
 
     def _agree(self) -> None:
         """All processes hold the same pictures and mesh; process 0 writes the config down."""

@@ -13,6 +13,7 @@ from darts_dist.errors import (
     ClusterError,
     ConfigError,
     DivergedError,
+    InputError,
     Interrupted,
     StorageError,
 )
@@ -173,7 +174,7 @@ def test_the_cause_of_an_error_counts():
 
 def test_out_of_memory_is_not_a_full_disk():
     error = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-    assert ending.classify(error) is None
+    assert isinstance(ending.classify(error), InputError)
 
 
 def test_a_mistake_of_ours_leaves_its_traceback_in_the_log(tmp_path, capsys):

@@ -1,11 +1,12 @@
 """One process or many follows from the environment alone."""
 
+import os
 import socket
 
 import pytest
 
 from darts_dist import processes
-from darts_dist.errors import ClusterError, ConfigError
+from darts_dist.errors import ClusterError, ConfigError, InputError
 
 OURS = {"DARTS_COORDINATOR": "h:1234", "DARTS_NUM_PROCESSES": "2", "DARTS_PROCESS_ID": "1"}
 SLURM = {
@@ -89,3 +90,13 @@ def test_a_port_in_use_is_named_before_jax_crashes_on_it():
 def test_an_unknown_coordinator_is_named(host):
     with pytest.raises(ClusterError, match="host is unknown"):
         processes.check_address(f"{host}:1", bind=False)
+
+
+def test_a_folder_belongs_to_one_process_until_it_is_given_back(tmp_path):
+    held = processes.claim(str(tmp_path))
+    with pytest.raises(InputError, match=f"another process works in {tmp_path}; wait"):
+        processes.claim(str(tmp_path))
+    os.close(held)
+    os.close(processes.claim(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+    assert processes.claim("gs://bucket/run") == -1
