@@ -168,11 +168,13 @@ def _show(text: str) -> int:
 
 
 def _run(module: str, resolved: Table, workdir: str, given: argparse.Namespace) -> int:
-    try:
-        importlib.import_module("jax")
-    except ValueError as error:  # jax reads its settings while it is imported
-        raise ConfigError(f"jax does not take its environment: {error}; mend it") from None
-    result = importlib.import_module(module).run(resolved, workdir, given.debug)
+    with ending.uninterrupted():
+        try:
+            importlib.import_module("jax")
+        except ValueError as error:  # jax reads its settings while it is imported
+            raise ConfigError(f"jax does not take its environment: {error}; mend it") from None
+        verb = importlib.import_module(module)
+    result = verb.run(resolved, workdir, given.debug)
     importlib.import_module("darts_dist.cluster").leave()
     print(json.dumps({**result, "workdir": workdir}) if given.json else summary(result, workdir))
     return 0

@@ -58,6 +58,16 @@ def finish(function: Callable[[], int]) -> NoReturn:
     os._exit(code)
 
 
+@contextlib.contextmanager
+def uninterrupted():
+    """Holds Ctrl-C and SIGTERM back for a while: libraries do not survive one while they load."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _interrupt_again(found: Any) -> None:
     """Repeats an interruption that struck where nobody can catch it: in a collector's callback."""
     if isinstance(found.exc_value, KeyboardInterrupt):

@@ -100,6 +100,22 @@ def test_an_interruption_that_a_callback_swallows_comes_again():
     assert (process.returncode, err) == (75, "darts-dist: interrupted\n")
 
 
+def test_an_interruption_waits_until_libraries_are_loaded():
+    code = (
+        "import signal\n"
+        "from darts_dist.ending import uninterrupted\n"
+        "def main():\n"
+        "    with uninterrupted():\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "        print('loaded', flush=True)\n"
+        "    print('and on')\n"
+        "finish(main)"
+    )
+    with python(code) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (75, "loaded\n", "darts-dist: interrupted\n")
+
+
 def test_words_that_are_no_text_are_refused(capsys):
     assert cli.main(["search", "data.path=\udcff"]) == 2
     assert "data.path=\\udcff is not UTF-8 text" in capsys.readouterr().err
