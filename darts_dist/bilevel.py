@@ -13,7 +13,7 @@ from darts_dist.data import pipeline, sources
 from darts_dist.data.sources import Pictures
 from darts_dist.genotype import Genotype
 from darts_dist.searchstep import SearchStep
-from darts_dist.spaces import derive
+from darts_dist.spaces import derive, table
 from darts_dist.task import States, Task
 
 
@@ -79,6 +79,11 @@ class Search(Task):
         limit = self.config.evaluation.examples
         half = self.parts["valid"]
         return self.score(states, self.pictures, half[:limit] if limit else half)
+
+    def table(self) -> str:
+        """Returns the network as a table of its parts (`spaces.table`)."""
+        classes, shapes = len(self.pictures.class_names), self._shapes_of_weights()
+        return table.of_search(self.config, classes, shapes, self.local_batch)
 
     def derive(self, states: States) -> list[Genotype]:
         """Returns each seed's genotype as its alphas are now."""

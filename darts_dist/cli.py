@@ -72,7 +72,7 @@ OPTIONS = """\
   --print         print the resolved config as TOML and end
   --json          the last line on stdout is one JSON object: the result
   --workdir DIR   the run folder (default: runs/NAME-TIME); an unfinished run there is resumed
-  --debug         one device, few steps, float checks, tracebacks
+  --debug         one device, three steps, the network's table, NaN checks, tracebacks
   --version       print the version and end"""
 DEBUG = (
     "mesh.seed=1",
@@ -81,6 +81,8 @@ DEBUG = (
     "schedule.epochs=1",
     "schedule.steps_per_epoch=3",
     "cluster.cpu_devices=1",
+    "log.network=true",
+    "debug.nans=true",
 )
 """What `--debug` sets, unless the command line says otherwise."""
 UNWRITABLE = ending.STORAGE_ERRNO | {errno.EACCES, errno.EPERM}

@@ -7,6 +7,7 @@ config and no model. Letters: `S` seeds, `N` global batch.
 
 import contextlib
 import functools
+import importlib.util
 import math
 import mmap
 import os
@@ -30,11 +31,17 @@ from darts_dist.errors import ConfigError
 
 SHUTDOWN_TIMEOUT_S = 15
 JOIN_MARGIN_S = 30  # by which jax, whose end is a page of C++, waits longer than the watchdog
+EXTRAS = ("cuda", "tpu")  # platforms for which jax needs more packages
 CPU_FLAGS = {
     # The default fuses reductions with multiplies and then writes their broadcasts out to memory.
     "xla_cpu_experimental_ynn_fusion_type": "individual_dot",
     # A third less compile time, and steps as fast as before.
     "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
+}
+DETERMINISTIC_FLAGS = {
+    # No kernel is chosen by measuring how fast it is, none adds up in whatever order comes.
+    "xla_gpu_deterministic_ops": "true",
+    "xla_gpu_exclude_nondeterministic_ops": "true",
 }
 
 
@@ -43,7 +50,8 @@ def start(
     platform: str = "",
     cpu_devices: int = 0,
     float64: bool = False,
-    debug: bool = False,
+    matmul: str = "float32",
+    deterministic: bool = False,
     cache: bool = True,
     cache_dir: str = "",
     initialization_timeout_s: int = 60,
@@ -53,9 +61,10 @@ def start(
 
     platform: "cpu", "cuda", "tpu" or "" for what jax finds. cpu_devices: devices that the CPU is
     split into, 0 for one; JAX_NUM_CPU_DEVICES and --xla_force_host_platform_device_count win.
-    float64: 64-bit types on. debug: stop at the first NaN. cache: keep compiled programs in
-    cache_dir ("": the user's cache folder). Raises ConfigError for a contradictory environment,
-    ClusterError when the coordinator cannot be.
+    float64: 64-bit types on. matmul: "float32", "tensorfloat32" or "default", in what products of
+    float32 are computed. deterministic: GPU kernels whose results never vary. cache: keep compiled
+    programs in cache_dir ("": the user's cache folder). Raises ConfigError for a platform that is
+    not here and for a contradictory environment, ClusterError when the coordinator cannot be.
     """
     if platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platform)
@@ -64,8 +73,10 @@ def start(
     if cpu_devices and not forced and not chosen:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
-    jax.config.update("jax_debug_nans", debug)
+    jax.config.update("jax_default_matmul_precision", matmul)
     use_cpu_flags()
+    if deterministic:
+        _use_deterministic_flags()
     if not jax.distributed.is_initialized():
         _join(platform, initialization_timeout_s, heartbeat_timeout_s)
     _check_devices()
@@ -76,22 +87,69 @@ def start(
 def use_cpu_flags() -> None:
     """Adds the flags that make XLA for CPU compile faster and run faster to XLA_FLAGS.
 
-    A flag that is there already stays; XLA aborts on a name that it does not know. jaxlib has no
-    list of its flags, so a name is looked up in its library's bytes (milliseconds). Raises
-    ConfigError for an unknown one that is there already.
+    A flag that is there already stays. Raises ConfigError for one that XLA does not know.
     """
-    library = pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"
-    if not library.exists():
-        return
-    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for flag in os.environ.get("XLA_FLAGS", "").split():
-            name = flag.partition("=")[0]
-            if flag.startswith("--") and data.find(name[2:].encode() + b"\0") < 0:
-                raise ConfigError(f"XLA_FLAGS has {name}, unknown to this jaxlib; take it out")
-        for name, value in CPU_FLAGS.items():
-            flags = os.environ.get("XLA_FLAGS", "")
-            if name not in flags and data.find(name.encode()) >= 0:
-                os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
+    given = [flag.partition("=")[0][2:] for flag in _xla_flags() if flag.startswith("--")]
+    unknown = _unknown_flags([*given, *CPU_FLAGS])
+    for name in given:
+        if name in unknown:
+            raise ConfigError(f"XLA_FLAGS has --{name}, unknown to this jaxlib; take it out")
+    _add_flags({name: CPU_FLAGS[name] for name in CPU_FLAGS if name not in unknown})
+
+
+def _use_deterministic_flags() -> None:
+    """Adds the flags of deterministic GPU programs; a ConfigError where that is not to be had."""
+    unknown = _unknown_flags([*DETERMINISTIC_FLAGS])
+    if unknown:
+        names = ", ".join(f"--{name}" for name in sorted(unknown))
+        raise ConfigError(f"precision.deterministic = true needs {names}, unknown to this jaxlib")
+    _add_flags(DETERMINISTIC_FLAGS)
+    for name, value in DETERMINISTIC_FLAGS.items():
+        if f"--{name}={value}" not in _xla_flags():
+            raise ConfigError(
+                f"precision.deterministic = true sets --{name}={value}, and XLA_FLAGS has it "
+                "otherwise; take it out"
+            )
+
+
+def _xla_flags() -> list[str]:
+    return os.environ.get("XLA_FLAGS", "").split()
+
+
+def _add_flags(flags: dict[str, str]) -> None:
+    for name, value in flags.items():
+        before = os.environ.get("XLA_FLAGS", "")
+        if name not in before:
+            os.environ["XLA_FLAGS"] = f"{before} --{name}={value}".strip()
+
+
+def _unknown_flags(names: list[str]) -> set[str]:
+    """Returns those names of flags on which XLA would abort: jaxlib's, or that of a GPU plugin.
+
+    There is no list of its flags, so a name is looked up in the libraries' bytes (milliseconds).
+    """
+    libraries = [pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"]
+    plugins = importlib.util.find_spec("jax_plugins")
+    for folder in (plugins and plugins.submodule_search_locations) or ():
+        libraries += pathlib.Path(folder).glob("xla_cuda*/xla_cuda_plugin.so")
+    unknown = set()
+    for library in filter(pathlib.Path.exists, libraries):
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            unknown |= {name for name in names if data.find(name.encode() + b"\0") < 0}
+    return unknown
+
+
+@contextlib.contextmanager
+def uncompiled(*, stop_at_nan: bool = False):
+    """Runs what is jitted inside operation by operation, in Python.
+
+    stop_at_nan: the first operation with a NaN in its result raises FloatingPointError.
+    """
+    with jax.disable_jit(), jax.debug_nans(stop_at_nan):
+        yield
 
 
 def _check_devices() -> None:
@@ -102,9 +160,13 @@ def _check_devices() -> None:
         if ending.classify(error):  # a peer is lost
             raise
         asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
-        reason = re.sub(r"\.? \(.*", "", str(error)) or "jax's package for it is not installed"
+        reason = (
+            re.sub(r"\.? \(.*", "", str(error))
+            or "jax's package for it is not installed, or finds none"
+        )
+        extra = f"pip install 'darts-dist[{asked}]', or " if asked in EXTRAS else ""
         raise ConfigError(
-            f"no devices of platform {asked}: {reason}; choose another by JAX_PLATFORMS or "
+            f"no devices of platform {asked}: {reason}; {extra}choose another by JAX_PLATFORMS or "
             "cluster.platform"
         ) from error
 

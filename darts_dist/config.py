@@ -21,6 +21,7 @@ from darts_dist.knobs import (
     Compile,
     Data,
     DataSource,
+    Debug,
     Evaluation,
     Log,
     Mesh,
@@ -44,6 +45,7 @@ __all__ = [
     "Compile",
     "Config",
     "Data",
+    "Debug",
     "Evaluation",
     "Log",
     "Mesh",
@@ -83,6 +85,7 @@ class Config(Table, frozen=True, kw_only=True):
     log: Log = Log()
     cluster: Cluster = Cluster()
     compile: Compile = Compile()
+    debug: Debug = Debug()
 
     def __post_init__(self):
         """Raises a ConfigError for the first rule between knobs that does not hold."""
@@ -124,8 +127,11 @@ def check_rates(weights: Weights) -> None:
 
 
 def check_batch(config: Any) -> None:
-    """Raises a ConfigError where a batch or the seeds do not divide as mesh and norms ask."""
+    """Raises a ConfigError where batch or seeds do not divide as mesh, norms and debug ask."""
     mesh, batch = config.mesh, config.data.global_batch
+    for name in ("nans", "eager"):
+        if getattr(config.debug, name) and (mesh.seed, mesh.data) != (1, 1):
+            _fail(f"debug.{name}", True, "one device with it: mesh.seed=1 mesh.data=1")
     if mesh.seed and config.seeds.count % mesh.seed:
         _fail("seeds.count", config.seeds.count, f"a multiple of mesh.seed = {mesh.seed}")
     if mesh.data and batch % mesh.data:
@@ -243,10 +249,11 @@ WITHOUT_EFFECT = (
     "checkpoint.",
     "cluster.",
     "compile.",
+    "debug.nans",
 )
 """Starts of the keys that do not change what a run finds."""
 
-FREE_ON_RESUME = (*WITHOUT_EFFECT, "schedule.epochs", "mesh.")
+FREE_ON_RESUME = (*WITHOUT_EFFECT, "schedule.epochs", "mesh.", "debug.eager")
 """Starts of the keys that may differ between a checkpoint and the run that resumes it."""
 
 

@@ -20,7 +20,7 @@ from darts_dist.trainjournal import scores
 
 def run(config: TrainConfig, workdir: str, debug: bool) -> dict[str, Any]:
     """Returns every seed's loss and errors (per cent), by the checkpoint in `workdir`."""
-    runs.start(config, debug)
+    runs.start(config)
     folder = epath.Path(workdir)
     path = folder / "genotype.json"
     value = genotype.load(str(path), "cnn") if path.exists() else train.load_genotype(config)

@@ -152,6 +152,13 @@ class Precision(Table, frozen=True, kw_only=True):
     compute: Annotated[
         Literal["float32", "bfloat16", "float64"], about("convolutions and contractions")
     ] = "float32"
+    matmul: Annotated[
+        Literal["float32", "tensorfloat32", "default"],
+        about("products of float32 on accelerators: whole, with 10 bits, or as jax likes best"),
+    ] = "float32"
+    deterministic: Annotated[
+        bool, about("GPU: kernels whose results never vary, slower; docs/determinism.md")
+    ] = False
 
 
 class Method(Table, frozen=True, kw_only=True):
@@ -224,6 +231,9 @@ class Log(Table, frozen=True, kw_only=True):
     pictures_every: Annotated[
         int, about("evaluations between pictures in a search's event files; 0: none", ge=0)
     ] = 1
+    network: Annotated[
+        bool, about("show the size, parameters and multiply-adds of each cell at the start")
+    ] = False
 
 
 class Cluster(Table, frozen=True, kw_only=True):
@@ -232,7 +242,9 @@ class Cluster(Table, frozen=True, kw_only=True):
     cpu_devices: Annotated[
         int, about("CPU devices of a process; 0: as jax finds; its environment wins", ge=0, le=1024)
     ] = 0
-    platform: Annotated[str, about('cpu, cuda, tpu; "": the best there is')] = ""
+    platform: Annotated[
+        Literal["", "cpu", "cuda", "tpu"], about('kind of device; "": the best there is')
+    ] = ""
     initialization_timeout_s: Annotated[int, about("longest wait for all to come", ge=1)] = 60
     heartbeat_timeout_s: Annotated[int, about("silence after which a peer is lost", ge=1)] = 30
     compile_timeout_s: Annotated[
@@ -257,3 +269,12 @@ class Compile(Table, frozen=True, kw_only=True):
 
     cache: Annotated[bool, about("keep them on disk between runs")] = True
     cache_dir: Annotated[str, about('where; "": darts_dist/xla in the cache folder')] = ""
+
+
+class Debug(Table, frozen=True, kw_only=True):
+    """finding faults; on one device (mesh.seed=1 mesh.data=1)"""
+
+    nans: Annotated[bool, about("stop at the first NaN and name the operation it is from")] = False
+    eager: Annotated[
+        bool, about("compile nothing: prints and breakpoints see values; minutes a step at first")
+    ] = False

@@ -5,15 +5,22 @@ A `Program` is jit(shard_map(body)): inside, `body` sees one seed and this devic
 batch. Every array of a seed has a leading axis that is sharded over "seed"; `body` gets and returns
 trees without it.  All programs of a step
 are traced by running the step once over shapes, and compiled side by side before the first step.
+For finding faults a program also runs uncompiled, on one device.
 """
 
 import concurrent.futures
+import pathlib
 import time
+import traceback
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from darts_dist import cluster
+
+PACKAGE = pathlib.Path(__file__).parent
 SEED, BATCH, SHARED, SCALAR = "seed", "batch", "shared", "scalar"
 SPECS = {
     SEED: PartitionSpec("seed"),  # [S, ...]: state of a seed, equal on all its replicas
@@ -27,16 +34,19 @@ def vary(tree):
     """Returns a seed's replicated tree marked as varying over "data":
     its gradients are then this replica's own.
     """
-    return jax.tree.map(lambda x: jax.lax.pcast(x, "data", to="varying"), tree)
+    return _marked(tree, "data")
 
 
 def zeros(shapes):
     """Returns zeros of these shapes, marked as what a seed's replica computes is."""
+    return _marked(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), ("seed", "data"))
 
-    def one(x):
-        return jax.lax.pcast(jnp.zeros(x.shape, x.dtype), ("seed", "data"), to="varying")
 
-    return jax.tree.map(one, shapes)
+def _marked(tree, axes):
+    """A tree marked as varying over axes; where no shard_map is, there is nothing to mark."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree)
 
 
 class Program:
@@ -44,10 +54,15 @@ class Program:
 
     takes: kind of each argument (SEED, BATCH, SHARED, SCALAR).  gives: kind of the result.
     donate: positions of arguments whose buffers the result may take over.
+    eager: never compile; one device.  stop_at_nan: raise FloatingPointError for a result with a
+    NaN, naming the operation that made it; one device.
     """
 
-    def __init__(self, name, mesh, body, takes, gives=SEED, donate=()):
-        self.name, self.mesh, self.takes = name, mesh, takes
+    def __init__(
+        self, name, mesh, body, takes, gives=SEED, donate=(), *, eager=False, stop_at_nan=False
+    ):
+        self.name, self.mesh, self.body, self.takes, self.gives = name, mesh, body, takes, gives
+        self.eager, self.stop_at_nan = eager, stop_at_nan
         inside = {SEED: _first, BATCH: _first, SHARED: lambda x: x, SCALAR: lambda x: x}
         outside = {SEED: _lead, BATCH: _lead}[gives]
 
@@ -55,19 +70,22 @@ class Program:
             args = [jax.tree.map(inside[kind], arg) for kind, arg in zip(takes, args, strict=True)]
             return jax.tree.map(outside, body(*args))
 
+        local.__name__ = local.__qualname__ = name
         specs = tuple(SPECS[kind] for kind in takes)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SPECS[gives])
-        local.__name__ = local.__qualname__ = name
-        self.jitted = jax.jit(mapped, donate_argnums=donate)
+        # A result with a NaN is computed again, from the arguments.
+        self.jitted = jax.jit(mapped, donate_argnums=() if stop_at_nan else donate)
         self.traced = None
         self.uses = 0  # in the step that was traced
         self.executable = None
 
     def __call__(self, *args):
         """Runs the program; of shapes (`jax.ShapeDtypeStruct`) it is traced, and gives shapes."""
-        if self.executable is not None:
-            return self.executable(*args)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args)):
+        if self.eager:
+            return self.uncompiled(args)
+        if self.executable is None and any(
+            isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args)
+        ):
             self.uses += 1
             if self.traced is None:
                 shapes = [
@@ -76,7 +94,30 @@ class Program:
                 ]
                 self.traced = self.jitted.trace(*shapes)
             return self.traced.out_info
-        return self.jitted(*args)
+        result = (self.executable or self.jitted)(*args)
+        if self.stop_at_nan and _has_nan(result):
+            print(f"{self.name} gives a NaN; going through its operations", flush=True)
+            self.uncompiled(args)
+            raise FloatingPointError(f"{self.name} gives a NaN, but none where it is not compiled")
+        return result
+
+    def uncompiled(self, args):
+        """Returns what a call does, computed operation by operation in Python on one device.
+
+        Prints and breakpoints in `body` see values.  shard_map would do so too, and take twice as
+        long; under a vmap that maps nothing, collectives over "data" find their axis.
+        """
+        seen = [
+            jax.tree.map(_first, arg) if kind in (SEED, BATCH) else arg
+            for kind, arg in zip(self.takes, args, strict=True)
+        ]
+        try:
+            with cluster.uncompiled(stop_at_nan=self.stop_at_nan):
+                mapped = jax.vmap(lambda _: self.body(*seen), axis_name="data")
+                result = mapped(jnp.zeros(1))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} of {self.name}{_place(error)}") from error
+        return jax.device_put(result, NamedSharding(self.mesh, SPECS[self.gives]))
 
     def _shape(self, x, kind):
         sharding = NamedSharding(self.mesh, SPECS[kind])
@@ -94,6 +135,21 @@ def _first(x):
 
 def _lead(x):
     return x[None]
+
+
+def _has_nan(tree):
+    real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return any(np.isnan(x).any() for x in jax.device_get(real))
+
+
+def _place(error):
+    """Returns `, file:line` of the innermost line of this package, but this file, of an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if PACKAGE in pathlib.Path(frame.filename).parents]
+    places = [frame for frame in own if frame.filename != __file__][-1:]
+    return "".join(
+        f", {pathlib.Path(one.filename).relative_to(PACKAGE.parent)}:{one.lineno}" for one in places
+    )
 
 
 def compile_all(programs, threads=2):

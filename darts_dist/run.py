@@ -48,13 +48,14 @@ class Journal(Protocol):
         """Writes what a finished run leaves besides result.json."""
 
 
-def start(config: AnyConfig, debug: bool) -> None:
+def start(config: AnyConfig) -> None:
     """Sets jax up as a config has it."""
     cluster.start(
         platform=config.cluster.platform,
         cpu_devices=config.cluster.cpu_devices,
         float64=config.precision.compute == "float64",
-        debug=debug,
+        matmul=config.precision.matmul,
+        deterministic=config.precision.deterministic,
         cache=config.compile.cache,
         cache_dir=config.compile.cache_dir,
         initialization_timeout_s=config.cluster.initialization_timeout_s,
@@ -82,12 +83,13 @@ def carry_out(
     finished = None if several else opening.finished(config, folder)
     if finished is not None:
         return finished
-    start(config, debug)
+    start(config)
     if several:
         opening.agree(config, folder)
         finished = agreement.together(lambda: opening.finished(config, folder))
     if finished is None:
-        with contextlib.closing(Watchdog(opening.limits(config), on=not debug)) as watch:
+        watched = not (debug or config.debug.nans or config.debug.eager)
+        with contextlib.closing(Watchdog(opening.limits(config), on=watched)) as watch:
             run = agreement.together(lambda: Run(verb, make(), journal, folder, lines_file, watch))
             finished = _finish(run, began)
     return finished
@@ -197,6 +199,8 @@ class Run:
             f"(mesh seed={mesh.shape['seed']}, data={mesh.shape['data']}), "
             f"{self.pace.total} steps of {self.config.data.global_batch} pictures; compiling"
         )
+        if self.config.log.network:
+            self.recorder.message(self.task.table())
 
     def _restore(self, states: States) -> tuple[States, int]:
         like = shapes(self.task.join(states))
@@ -235,7 +239,8 @@ class Run:
     # What the loop asks for.
 
     def _advance(self, states: States, batch: Any, done: int) -> tuple[States, Any]:
-        return self.task.advance(states, batch, done // self.pace.epoch)
+        with self._stopped_at_nan(done + 1):
+            return self.task.advance(states, batch, done // self.pace.epoch)
 
     def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
         self._watch(done, values["alive"])
@@ -249,13 +254,25 @@ class Run:
             self.events.end(done, self.seeds[at], completed=False)
         self.alive = alive.copy()
         if not alive.any():
-            good = self.checkpoints.steps()
-            kept = f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
             raise DivergedError(
                 f"every seed ({', '.join(map(str, self.seeds))}) became non-finite by step "
-                f"{done}; last good: {kept}; "
-                "lower weights.learning_rate or clip more (weights.clip_norm)"
+                f"{done}; {self._advice()}"
             )
+
+    @contextlib.contextmanager
+    def _stopped_at_nan(self, done: int):
+        """Tells of the first NaN, which debug.nans stops at, as of a run that diverged."""
+        try:
+            yield
+        except FloatingPointError as error:
+            raise DivergedError(
+                f"seed {', '.join(map(str, self.seeds))}, step {done}: {error}; {self._advice()}"
+            ) from error
+
+    def _advice(self) -> str:
+        good = self.checkpoints.steps()
+        kept = f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
+        return f"last good: {kept}; lower weights.learning_rate or clip more (weights.clip_norm)"
 
     def _end_epoch(self, epoch: int, states: States) -> None:
         last = epoch + 1 == self.config.schedule.epochs
@@ -264,7 +281,8 @@ class Run:
         due = last or (epoch + 1) % every == 0
         wanted = self.task.show(states, *self.task.shown)
         if due:
-            wanted["valid"] = self.task.evaluate(states)
+            with self._stopped_at_nan(done):
+                wanted["valid"] = self.task.evaluate(states)
         seen = jax.device_get(cluster.gather(wanted))
         self._watch(done, np.asarray(seen["alive"]))
         self.journal.epoch(epoch, done, seen)

@@ -96,6 +96,13 @@ class Task:
         """Returns sums of scores, and the count, f[S]."""
         raise NotImplementedError
 
+    def table(self) -> str:
+        """Returns the network as a table of its parts (`spaces.table`)."""
+        raise NotImplementedError
+
+    def _shapes_of_weights(self) -> Any:
+        return jax.eval_shape(self.programs.one.model.init, jax.random.key(0))[0]
+
     def about(self) -> dict[str, Any]:
         """Returns what a checkpoint has to tell besides config and state, as JSON."""
         pictures = self.pictures

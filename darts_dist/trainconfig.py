@@ -15,6 +15,7 @@ from darts_dist.knobs import (
     Cluster,
     Compile,
     DataSource,
+    Debug,
     Evaluation,
     Log,
     Mesh,
@@ -127,6 +128,7 @@ class TrainConfig(Table, frozen=True, kw_only=True):
     log: Log = Log()
     cluster: Cluster = Cluster()
     compile: Compile = Compile()
+    debug: Debug = Debug()
 
     def __post_init__(self):
         """Raises a ConfigError for the first rule between knobs that does not hold."""

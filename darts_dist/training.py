@@ -18,6 +18,7 @@ from darts_dist.errors import ConfigError
 from darts_dist.genotype import CnnGenotype
 from darts_dist.models import TrainModel
 from darts_dist.seedwork import OneSeed
+from darts_dist.spaces import table
 from darts_dist.steps import Step
 from darts_dist.task import States, Task
 from darts_dist.trainconfig import TrainConfig
@@ -102,6 +103,11 @@ class Training(Task):
         """Returns sums of loss, of right answers (first, and among five), and the count, f[S]."""
         limit = self.config.evaluation.examples
         return self.score(states, self.scored, self.held[:limit] if limit else self.held)
+
+    def table(self) -> str:
+        """Returns the network as a table of its parts (`spaces.table`)."""
+        classes, shapes = len(self.pictures.class_names), self._shapes_of_weights()
+        return table.of_genotype(self.config, self.genotype, classes, shapes, self.local_batch)
 
     def about(self) -> dict[str, Any]:
         """Returns what a checkpoint has to tell besides config and state, as JSON."""

@@ -1,0 +1,88 @@
+"""Networks as tables of text: what each part gets and gives, its parameters, its multiply-adds.
+
+Place: layer 1, between configs and `nets.costs`. Parameters are counted in the tree that holds
+them, multiply-adds by the mathematics.
+"""
+
+import jax
+
+from darts_dist.config import Config
+from darts_dist.genotype import CnnGenotype
+from darts_dist.nets import costs
+from darts_dist.trainconfig import TrainConfig
+
+TITLE = "the network; multiply-adds are of convolutions and linear layers, for one picture"
+HEAD = ("part", "gets", "gives, N x H x W x C", "parameters", "multiply-adds")
+
+
+def of_search(config: Config, classes: int, params, batch: int) -> str:
+    """Returns the search network of so many classes as a table.
+
+    params: its tree, or the shapes of that.  batch: pictures of a device.
+    """
+    sizes = config.network
+    parts = costs.supernet(
+        _picture(sizes),
+        stem=sizes.stem,
+        channels=sizes.channels,
+        layers=sizes.layers,
+        nodes=sizes.nodes,
+        classes=classes,
+        operations=config.space.operations,
+    )
+    return _text(parts, params, batch)
+
+
+def of_genotype(config: TrainConfig, value: CnnGenotype, classes: int, params, batch: int) -> str:
+    """Returns the network of a genotype as a table, otherwise like `of_search`.
+
+    The auxiliary head, which only training has, costs nothing.
+    """
+    sizes = config.network
+    parts = costs.network(
+        _picture(sizes),
+        value,
+        stem=sizes.stem,
+        channels=sizes.channels,
+        layers=sizes.layers,
+        classes=classes,
+    )
+    return _text(parts, params, batch)
+
+
+def count(tree) -> int:
+    """Returns how many numbers a tree of arrays, or of their shapes, holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _picture(sizes) -> costs.Map:
+    return sizes.image_px, sizes.image_px, sizes.in_channels
+
+
+def _text(parts: list[costs.Part], params, batch: int) -> str:
+    rest = dict(params)
+    stem, cells, auxiliary = rest.pop("stem"), rest.pop("cells"), rest.pop("auxiliary", {})
+    held = [stem, *(cells[at] for at in sorted(cells, key=int)), rest]
+    rows: list[tuple[str, ...]] = [HEAD]
+    for at, (part, tree) in enumerate(zip(parts, held, strict=True)):
+        name = part.kind if tree is stem or tree is rest else f"cell {at - 1}, {part.kind}"
+        gives = "x".join(map(str, (batch, *part.output)))
+        rows.append((name, _gets(part), gives, f"{count(tree):,}", f"{part.multiply_adds:,}"))
+    if auxiliary:
+        rows.append(("auxiliary head", "", "", f"{count(auxiliary):,}", "0"))
+    whole = sum(part.multiply_adds for part in parts)
+    rows.append(("sum", "", "", f"{count(params):,}", f"{whole:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [TITLE]
+    for row in rows:
+        texts = map(str.ljust, row[:3], widths[:3])
+        lines.append("  ".join([*texts, *map(str.rjust, row[3:], widths[3:])]))
+    return "\n".join(lines)
+
+
+def _gets(part: costs.Part) -> str:
+    """The maps that a part gets; "halved" where a cell has to make it as small as the other."""
+    sides = part.inputs[-1][:2]
+    return ", ".join(
+        "x".join(map(str, one)) + ("" if one[:2] == sides else " halved") for one in part.inputs
+    )
