@@ -9,6 +9,7 @@ known here as marks, and everything else ends in a DataError. It does not use th
 
 import math
 import struct
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,10 +34,10 @@ def loads(data, name):
     data: bytes.  name: what errors call the file.  Byte strings of Python 2 come back as bytes.
     Raises DataError for anything broken, unfinished, or of another kind than data.
     """
-    return _Machine(data, name).run()
+    return Machine(data, name).run()
 
 
-class _Mark:
+class Mark:
     """One of the names of numpy; only `reduce` and `build` know what to do with it."""
 
     def __init__(self, name):
@@ -51,18 +52,23 @@ class _NumberType:
         self.order = "="
 
 
-class _Inner(tuple):
+class Inner(tuple):
     """A tuple that holds marks or number types: arguments for numpy, never a value."""
 
 
-_PARTS = (_Mark, _NumberType, _Inner)
+class Machine:
+    """The stack machine, at a place of the data; `run` builds one value and moves on behind it.
 
+    data: anything that slices to bytes.  Subclasses know other names and opcodes.
+    """
 
-class _Machine:
-    def __init__(self, data, name):
+    parts = (Mark, _NumberType, Inner)
+    opcodes: ClassVar[dict] = {}
+
+    def __init__(self, data, name, at=0):
         self.data = data
         self.name = name
-        self.at = 0
+        self.at = at
         self.stack = []
         self.below = []  # the stacks under the open marks
         self.memo = {}
@@ -75,7 +81,6 @@ class _Machine:
         )
 
     def run(self):
-        opcodes = _OPCODES
         while True:
             code = self.take(1)
             if code == b".":
@@ -83,7 +88,7 @@ class _Machine:
                 if self.stack or self.below:
                     raise self.error("it ends with values left over")
                 return value
-            step = opcodes.get(code)
+            step = self.opcodes.get(code)
             if step is None:
                 raise self.error(f"opcode {code!r}")
             step(self)
@@ -139,7 +144,7 @@ class _Machine:
         return items
 
     def value(self, item):
-        if isinstance(item, _PARTS):
+        if isinstance(item, self.parts):
             raise self.error("a part of an array as a value")
         return item
 
@@ -150,7 +155,7 @@ class _Machine:
     # Containers.
 
     def tuple_of(self, items):
-        return _Inner(items) if any(isinstance(item, _PARTS) for item in items) else tuple(items)
+        return Inner(items) if any(isinstance(item, self.parts) for item in items) else tuple(items)
 
     def push_tuple(self, count):
         items = [self.pop() for _ in range(count)]
@@ -193,19 +198,19 @@ class _Machine:
         known = NAMES.get((module, name)) if type(module) is type(name) is str else None
         if known is None:
             raise self.error(f"the name {str(module)[:80]!r} {str(name)[:80]!r}")
-        self.push(_Mark(known))
+        self.push(Mark(known))
 
     def reduce(self):
         arguments, called = self.pop(), self.pop()
-        name = called.name if type(called) is _Mark else ""
+        name = called.name if type(called) is Mark else ""
         if name == "dtype" and type(arguments) is tuple and len(arguments) == 3:
             code = _as_text(arguments[0])
             if code not in NUMBER_TYPES:
                 raise self.error("an array of something else than numbers")
             self.push(_NumberType(code))
-        elif name == "reconstruct" and type(arguments) is _Inner and len(arguments) == 3:
+        elif name == "reconstruct" and type(arguments) is Inner and len(arguments) == 3:
             kind = arguments[0]
-            if type(kind) is not _Mark or kind.name != "ndarray":
+            if type(kind) is not Mark or kind.name != "ndarray":
                 raise self.error("an array of an unknown class")
             self.push(np.empty(0, np.int8))
         else:
@@ -227,7 +232,7 @@ class _Machine:
         return order
 
     def array_state(self, state):
-        if type(state) is not _Inner or len(state) != 5:
+        if type(state) is not Inner or len(state) != 5:
             raise self.error("an array state that is not one")
         _, shape, kind, fortran, data = state
         if type(shape) is not tuple or len(shape) > MAX_AXES:
@@ -250,12 +255,12 @@ def _as_text(value):
     return value.decode("latin-1") if type(value) is bytes else value if type(value) is str else ""
 
 
-_OPCODES = {
+Machine.opcodes = {
     b"\x80": lambda m: m.take(1),  # protocol
     b"\x95": lambda m: m.take(8),  # frame
-    b"(": _Machine.open,
-    b"0": _Machine.pop,
-    b"1": _Machine.close,
+    b"(": Machine.open,
+    b"0": Machine.pop,
+    b"1": Machine.close,
     b"2": lambda m: m.push(m.peek()),
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
@@ -292,6 +297,6 @@ _OPCODES = {
     b"j": lambda m: m.get(m.number("<I")),
     b"c": lambda m: m.push_name(m.line(), m.line()),
     b"\x93": lambda m: m.push_name(*[m.pop(), m.pop()][::-1]),
-    b"R": _Machine.reduce,
-    b"b": _Machine.build,
+    b"R": Machine.reduce,
+    b"b": Machine.build,
 }
