@@ -12,6 +12,7 @@ TOOLS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
 from parity import (  # noqa: E402
+    checkpoints_cnn,
     cnn_eval,
     cnn_genotypes,
     cnn_ops,
@@ -36,7 +37,15 @@ STEMS = (
     "checkpoints_cnn",
     "checkpoints_rnn",
 )
-MODULES = (cnn_ops, cnn_search, cnn_eval, cnn_genotypes, train_pieces, cnn_param_counts)
+MODULES = (
+    cnn_ops,
+    cnn_search,
+    cnn_eval,
+    cnn_genotypes,
+    train_pieces,
+    cnn_param_counts,
+    checkpoints_cnn,
+)
 CHECKS = {module.STEM: module.check for module in MODULES}
 
 
