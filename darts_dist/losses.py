@@ -1,6 +1,7 @@
 """Losses and scores of logits: pure functions, an example at a time.
 
-Means over a batch are the caller's. Letters: N batch, K classes.
+Means over a batch are the caller's. Letters: N batch, K classes; of texts: T time, V words, H
+width.
 """
 
 import jax
@@ -42,3 +43,41 @@ def is_among(logits, labels, k):
     """
     _, classes = jax.lax.top_k(logits, min(k, logits.shape[-1]))
     return (classes == labels[:, None]).any(-1).astype(logits.dtype)
+
+
+def sequence_cross_entropy(logits, targets, length=None):
+    """Returns each example's mean cross entropy of a word, f[N]: logits f[T, N, V], int[T, N].
+
+    length: words of the window that count, the first ones; None for all.
+    """
+    flat = cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    return _mean_over_time(flat.reshape(targets.shape), length)
+
+
+def activation_penalty(dropped, length=None):
+    """Returns each example's mean square of a cell's outputs after dropout, f[N]: f[T, N, H].
+
+    length: see `sequence_cross_entropy`.  Source: arXiv 1708.01009 (AR).
+    """
+    return _mean_over_time(jnp.square(dropped).mean(-1), length)
+
+
+def temporal_penalty(raw, length=None):
+    """Returns each example's mean square of a cell's outputs' changes, f[N]: f[T, N, H].
+
+    Before dropout; between the steps of a window, so that a window of one step has none.  length:
+    see `sequence_cross_entropy`.  Source: arXiv 1708.01009 (TAR).
+    """
+    steps = jnp.square(raw[1:] - raw[:-1]).mean(-1)
+    if not len(steps):
+        return jnp.zeros_like(raw[0, :, 0])
+    return _mean_over_time(steps, None if length is None else length - 1)
+
+
+def _mean_over_time(values, length):
+    """Returns the mean over the first `length` of f[T, N], f[N]; 0 where none counts."""
+    if length is None:
+        return values.mean(0)
+    counts = jnp.arange(len(values)) < length
+    kept = jnp.where(counts[:, None], values, jnp.zeros((), values.dtype))
+    return kept.sum(0) / jnp.maximum(length, 1).astype(values.dtype)

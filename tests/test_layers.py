@@ -14,7 +14,7 @@ LAYERS = {
     " watchdog",
     1: "spaces nets data",
     2: "methods checkpoint packing metrics events optim losses data.pipeline picture"
-    " interop interop_network torchfile torchpickle",
+    " interop interop_network interop_recurrent torchfile torchpickle",
     3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
     " searchwork",
     4: "cli search journal trainjournal pages select train evaluate plan __init__ __main__",
