@@ -55,6 +55,14 @@ class SearchSeed(OneSeed):
 
         return jax.tree.map(move, params, momentum, grads)
 
+    def clip(self, grads, *, capped=True):
+        """Returns (gradients, factor) of `optim.clip`, as the step of the weights clips."""
+        return optim.clip(grads, self.config.weights.clip_norm, capped=capped)
+
+    def scale(self, tree, factor):
+        """Returns a tree times a factor."""
+        return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)
+
     def _radius(self, vector):
         return self.config.method.radius / optax.tree.norm(vector)
 

@@ -18,6 +18,9 @@ from parity import (  # noqa: E402
     cnn_ops,
     cnn_param_counts,
     cnn_search,
+    rnn,
+    rnn_genotypes,
+    rnn_small,
     train_pieces,
 )
 from parity.vectors import Row, VectorError  # noqa: E402
@@ -41,9 +44,12 @@ MODULES = (
     cnn_ops,
     cnn_search,
     cnn_eval,
+    rnn,
     cnn_genotypes,
+    rnn_genotypes,
     train_pieces,
     cnn_param_counts,
+    rnn_small,
     checkpoints_cnn,
 )
 CHECKS = {module.STEM: module.check for module in MODULES}

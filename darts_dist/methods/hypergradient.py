@@ -1,6 +1,6 @@
 """Gradients of the validation loss with respect to alphas, through a step of the weights or not.
 
-Each function here is a recipe over `Passes`, four pieces that the step builder compiles (or a
+Each function here is a recipe over `Passes`, pieces that the step builder compiles (or a
 test writes down plainly); all of them average over the data replicas of a seed before they return.
 Notation: w weights, a alphas, x the learning
 rate, m the momentum buffer, mu the momentum, d the weight decay, L the training and V the
@@ -28,6 +28,8 @@ class Passes:
     vector in w, moved stats).
     perturb(params, vector) -> (w + r vector, w - r vector) with r = radius / |vector|.
     quotient(plus, minus, vector) -> (plus - minus) / 2r.
+    clip(grads) -> (gradients clipped, factor); scale(tree, factor) -> tree times it; None both
+    where the virtual step is not clipped.
     """
 
     gradient: Callable
@@ -35,6 +37,16 @@ class Passes:
     product: Callable
     perturb: Callable
     quotient: Callable
+    clip: Callable | None = None
+    scale: Callable | None = None
+
+    def clipped(self, grads):
+        """Returns (gradients as the virtual step takes them, factor or None)."""
+        return self.clip(grads) if self.clip else (grads, None)
+
+    def scaled(self, tree, factor):
+        """Returns a tree times the factor of `clipped`."""
+        return self.scale(tree, factor) if self.scale else tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +85,47 @@ def exact(passes, params, stats, alphas, momentum, rate, train, valid):
     directional derivative (eq. 7).
 
     Equal to differentiating V(w - x (mu m + dL/dw + d w), a) as a whole; costs about one
-    gradient pass more.
+    gradient pass more.  Where the virtual step clips, as the original's for recurrent cells does,
+    the factor is taken for a constant, and the direction is clipped too.
     """
     here = passes.gradient(params, stats, alphas, train)
-    ahead = passes.lookahead(params, momentum, here.params, rate)
+    grads, factor = passes.clipped(here.params)
+    ahead = passes.lookahead(params, momentum, grads, rate)
     there = passes.gradient(ahead, stats, alphas, valid)
-    implicit, moved = passes.product(params, here.stats, alphas, there.params, train)
+    vector, _ = passes.clipped(there.params)
+    implicit, moved = passes.product(params, here.stats, alphas, vector, train)
+    implicit = passes.scaled(implicit, factor)
     return Hypergradient(there.alphas, implicit, moved, there.metrics)
 
 
 def finite_difference(passes, params, stats, alphas, momentum, rate, train, valid):
     """Returns the original's second order:
-    the mixed derivative as a central difference along dV/dw' (eq. 8).
+    the mixed derivative as a central difference along dV/dw' (eq. 8); clipping as in `exact`.
     """
     here = passes.gradient(params, stats, alphas, train)
-    ahead = passes.lookahead(params, momentum, here.params, rate)
+    grads, factor = passes.clipped(here.params)
+    ahead = passes.lookahead(params, momentum, grads, rate)
     there = passes.gradient(ahead, stats, alphas, valid)
-    up, down = passes.perturb(params, there.params)
+    vector, _ = passes.clipped(there.params)
+    up, down = passes.perturb(params, vector)
     plus = passes.gradient(up, here.stats, alphas, train)
     minus = passes.gradient(down, plus.stats, alphas, train)
-    implicit = passes.quotient(plus.alphas, minus.alphas, there.params)
+    implicit = passes.scaled(passes.quotient(plus.alphas, minus.alphas, vector), factor)
     return Hypergradient(there.alphas, implicit, minus.stats, there.metrics)
+
+
+def keeping(lookahead, names):
+    """Returns a lookahead that leaves the named parameters as they were.
+
+    The original's virtual step on a language model leaves the matrix of words alone: its copy is
+    filled under two names, and the second still has the old values.
+    """
+
+    def kept(params, momentum, grads, rate):
+        ahead = lookahead(params, momentum, grads, rate)
+        return ahead | {name: params[name] for name in names}
+
+    return kept
 
 
 HYPERGRADIENTS = {"first": first, "exact": exact, "finite_difference": finite_difference}

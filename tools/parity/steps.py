@@ -121,7 +121,7 @@ class Run:
 
     def update(self, state, train, valid, rate):
         """Returns (state, metrics, seen) of a step; seen: what its architecture part computed."""
-        with _watched(self.step) as seen:
+        with watched(self.step) as seen:
             state, metrics = self.step.update(state, {"train": train, "valid": valid}, rate)
         return state, first_seed(metrics), seen
 
@@ -141,25 +141,32 @@ def first_seed(tree):
 
 
 @contextlib.contextmanager
-def _watched(step):
+def watched(step):
     """Yields a dict that notes what the parts of an architecture step return, by their names."""
     seen, passes, hypergradient = {}, step.passes, step.hypergradient
-
-    def note(name, function):
-        def run(*args, **options):
-            out = function(*args, **options)
-            seen.setdefault(name, []).append(out)
-            return out
-
-        return run
-
-    fields = {f.name: note(f.name, getattr(passes, f.name)) for f in dataclasses.fields(passes)}
-    step.passes = dataclasses.replace(passes, **fields)
-    step.hypergradient = note("hypergradient", hypergradient)
+    step.passes = noted(passes, seen)
+    step.hypergradient = _noted("hypergradient", hypergradient, seen)
     try:
         yield seen
     finally:
         step.passes, step.hypergradient = passes, hypergradient
+
+
+def noted(passes, seen):
+    """Returns passes that note in `seen` what each of them returns, call after call."""
+    there = {f.name: getattr(passes, f.name) for f in dataclasses.fields(passes)}
+    return dataclasses.replace(
+        passes, **{name: _noted(name, one, seen) for name, one in there.items() if one}
+    )
+
+
+def _noted(name, function, seen):
+    def run(*args, **options):
+        out = function(*args, **options)
+        seen.setdefault(name, []).append(out)
+        return out
+
+    return run
 
 
 def architect(case, layout, bits):

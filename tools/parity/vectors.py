@@ -83,7 +83,10 @@ def read_cases(directory, stem):
         inputs = {k: v for k, v in under("common/").items() if shared and k.startswith(shared)}
         if "state_of" in settings:  # weights that another case stores
             stored = under(f"{settings['state_of']}/")
-            inputs |= {k: v for k, v in stored.items() if k.startswith("state/")}
+            inputs |= {k: v for k, v in stored.items() if k.startswith("state/") or k == "alphas"}
+        if "data_of" in settings:  # texts that another case stores
+            stored = under(f"{settings['data_of']}/")
+            inputs |= {k: v for k, v in stored.items() if k in ("train_data", "search_data")}
         own = under(f"{name}/")
         inputs |= {k: v for k, v in own.items() if not k.startswith(("out64/", "out32/"))}
         wanted = {bits: under(f"{name}/out{bits}/") for bits in (64, 32)}
@@ -145,7 +148,8 @@ def side_by_side(check, cases, threads=2):
 def check_case(stem, case, layouts, compute, tolerance):
     """Yields the rows of every precision and layout of a case that has float outputs.
 
-    layouts(bits) -> names.  compute(layout, bits) -> {name: array}.  tolerance(bits, name).
+    layouts(bits) -> names, "" where there is but one.  compute(layout, bits) -> {name: array}.
+    tolerance(bits, name).
     """
     declared = {int(bits) for bits in case.settings.get("float_types", ())}
     present = {bits for bits, wanted in case.wanted.items() if wanted}
@@ -156,7 +160,7 @@ def check_case(stem, case, layouts, compute, tolerance):
             yield Row(stem, case.name, f"float{bits}", "(outputs)", float("inf"), 0.0, "missing")
             continue
         for layout in layouts(bits):
-            run = f"float{bits} {layout}"
+            run = f"float{bits} {layout}".strip()
 
             def rows(bits=bits, layout=layout, run=run):
                 with jax.enable_x64(bits == 64):
