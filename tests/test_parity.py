@@ -100,7 +100,7 @@ def test_json_has_every_quantity(tmp_path, capsys):
 
 
 def test_what_nothing_covers_fails(tmp_path, capsys):
-    assert check(tmp_path, "rnn") == 1
+    assert check(tmp_path, "checkpoints_rnn") == 1
     assert "not covered" in capsys.readouterr().out
     assert check(tmp_path, "cnn_ops") == 1  # no files
     excerpt(tmp_path, "cnn_ops", ())
