@@ -7,11 +7,8 @@ config and no model. Letters: `S` seeds, `N` global batch.
 
 import contextlib
 import functools
-import importlib.util
 import math
-import mmap
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -21,28 +18,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from darts_dist import ending, processes, watchdog
+from darts_dist import ending, processes, watchdog, xla_flags
 from darts_dist.errors import ConfigError
 
 SHUTDOWN_TIMEOUT_S = 15
 JOIN_MARGIN_S = 30  # by which jax, whose end is a page of C++, waits longer than the watchdog
 EXTRAS = ("cuda", "tpu")  # platforms for which jax needs more packages
-CPU_FLAGS = {
-    # The default fuses reductions with multiplies and then writes their broadcasts out to memory.
-    "xla_cpu_experimental_ynn_fusion_type": "individual_dot",
-    # A third less compile time, and steps as fast as before.
-    "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
-}
-DETERMINISTIC_FLAGS = {
-    # No kernel is chosen by measuring how fast it is, none adds up in whatever order comes.
-    "xla_gpu_deterministic_ops": "true",
-    "xla_gpu_exclude_nondeterministic_ops": "true",
-}
 
 
 def start(
@@ -74,72 +59,14 @@ def start(
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", matmul)
-    use_cpu_flags()
+    xla_flags.use_cpu()
     if deterministic:
-        _use_deterministic_flags()
+        xla_flags.use_deterministic()
     if not jax.distributed.is_initialized():
         _join(platform, initialization_timeout_s, heartbeat_timeout_s)
     _check_devices()
     if cache:
         _use_cache(cache_dir)
-
-
-def use_cpu_flags() -> None:
-    """Adds the flags that make XLA for CPU compile faster and run faster to XLA_FLAGS.
-
-    A flag that is there already stays. Raises ConfigError for one that XLA does not know.
-    """
-    given = [flag.partition("=")[0][2:] for flag in _xla_flags() if flag.startswith("--")]
-    unknown = _unknown_flags([*given, *CPU_FLAGS])
-    for name in given:
-        if name in unknown:
-            raise ConfigError(f"XLA_FLAGS has --{name}, unknown to this jaxlib; take it out")
-    _add_flags({name: CPU_FLAGS[name] for name in CPU_FLAGS if name not in unknown})
-
-
-def _use_deterministic_flags() -> None:
-    """Adds the flags of deterministic GPU programs; a ConfigError where that is not to be had."""
-    unknown = _unknown_flags([*DETERMINISTIC_FLAGS])
-    if unknown:
-        names = ", ".join(f"--{name}" for name in sorted(unknown))
-        raise ConfigError(f"precision.deterministic = true needs {names}, unknown to this jaxlib")
-    _add_flags(DETERMINISTIC_FLAGS)
-    for name, value in DETERMINISTIC_FLAGS.items():
-        if f"--{name}={value}" not in _xla_flags():
-            raise ConfigError(
-                f"precision.deterministic = true sets --{name}={value}, and XLA_FLAGS has it "
-                "otherwise; take it out"
-            )
-
-
-def _xla_flags() -> list[str]:
-    return os.environ.get("XLA_FLAGS", "").split()
-
-
-def _add_flags(flags: dict[str, str]) -> None:
-    for name, value in flags.items():
-        before = os.environ.get("XLA_FLAGS", "")
-        if name not in before:
-            os.environ["XLA_FLAGS"] = f"{before} --{name}={value}".strip()
-
-
-def _unknown_flags(names: list[str]) -> set[str]:
-    """Returns those names of flags on which XLA would abort: jaxlib's, or that of a GPU plugin.
-
-    There is no list of its flags, so a name is looked up in the libraries' bytes (milliseconds).
-    """
-    libraries = [pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"]
-    plugins = importlib.util.find_spec("jax_plugins")
-    for folder in (plugins and plugins.submodule_search_locations) or ():
-        libraries += pathlib.Path(folder).glob("xla_cuda*/xla_cuda_plugin.so")
-    unknown = set()
-    for library in filter(pathlib.Path.exists, libraries):
-        with (
-            library.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            unknown |= {name for name in names if data.find(name.encode() + b"\0") < 0}
-    return unknown
 
 
 @contextlib.contextmanager

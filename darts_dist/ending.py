@@ -22,7 +22,11 @@ from darts_dist.errors import ClusterError, DartsError, InputError, Interrupted,
 
 STORAGE_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 STORAGE_SIGNS = ("No space left on device", "Read-only file system", "Disk quota exceeded")
-LESS_MEMORY = "lower data.global_batch or network.channels, or set network.remat=true"
+MEMORY_SIGNS = ("out of memory", "failed to allocate request")  # the second of XLA for GPUs
+LESS_MEMORY = (
+    "lower data.global_batch or network.channels, or set network.remat=true or "
+    "precision.compute=bfloat16"
+)
 LOST_PEER_SIGNS = (
     "gloo",
     "connection closed by peer",
@@ -141,7 +145,8 @@ def classify(error: BaseException) -> DartsError | None:
         text = str(one)
         if number in STORAGE_ERRNO or any(sign in text for sign in STORAGE_SIGNS):
             return StorageError(f"storage failed, what was there is kept: {_first_line(text)}")
-        if isinstance(one, MemoryError) or "out of memory" in text.lower():
+        full = any(sign in text.lower() for sign in MEMORY_SIGNS)
+        if isinstance(one, MemoryError) or full:
             found = _first_line(text).rstrip(".") or "Python has none left"
             return InputError(f"the memory is too small: {found}; {LESS_MEMORY}")
         lost = any(sign in text.lower() for sign in LOST_PEER_SIGNS)

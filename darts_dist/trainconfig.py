@@ -182,13 +182,14 @@ def of_search(run: str, overrides: Sequence[str] = ()) -> SelectConfig:
         "network": ("in_channels", "image_px", "stem", "classes"),
         "cluster": Cluster.__struct_fields__,
         "compile": Compile.__struct_fields__,
+        "precision": Precision.__struct_fields__,
     }
     given = [
         f"{table}.{key}={literal(getattr(getattr(search, table), key))}"
         for table, keys in same.items()
         for key in keys
     ]
-    given += ["schedule.epochs=100", f"precision.compute={search.precision.compute}"]
+    given.append("schedule.epochs=100")
     return configs.parse_as(SelectConfig, "", run, f"select-{search.name}", (*given, *overrides))
 
 

@@ -10,10 +10,10 @@ import sys
 import jax
 import pytest
 
-from darts_dist import cluster
+from darts_dist import xla_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))  # the tools are tested too
-cluster.use_cpu_flags()
+xla_flags.use_cpu()
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

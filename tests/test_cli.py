@@ -172,8 +172,15 @@ def test_the_cause_of_an_error_counts():
         assert isinstance(ending.classify(error), StorageError)
 
 
-def test_out_of_memory_is_not_a_full_disk():
-    error = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+@pytest.mark.parametrize(
+    "found",
+    (
+        "Out of memory allocating 1 bytes",
+        "Failed to allocate request for 1B (1B) on device ordinal 0",
+    ),
+)
+def test_out_of_memory_is_not_a_full_disk(found):
+    error = RuntimeError(f"RESOURCE_EXHAUSTED: {found}")
     assert isinstance(ending.classify(error), InputError)
 
 

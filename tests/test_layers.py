@@ -11,7 +11,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     0: "agreement config trainconfig ending errors genotype cluster hlo knobs processes schema"
-    " watchdog",
+    " watchdog xla_flags",
     1: "spaces nets data",
     2: "methods checkpoint packing metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle",

@@ -83,6 +83,8 @@ def bench_kernels(args):
         platform=args.platform,
         cpu_devices=config.cluster.cpu_devices,
         float64=config.precision.compute == "float64",
+        matmul=config.precision.matmul,
+        deterministic=config.precision.deterministic,
         cache=False,
     )
     if args.part == "cell":
