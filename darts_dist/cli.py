@@ -144,7 +144,10 @@ def _dispatch(argv: Sequence[str]) -> int:
         raise InputError(f"{verb} works on {first}; it takes no --workdir")
     workdir = first if on_run else _open_workdir(given.workdir, resolved.name)
     code = ending.outcome(
-        lambda: _run(module, resolved, workdir, given), workdir=workdir, debug=given.debug
+        lambda: _run(module, resolved, workdir, given),
+        workdir=workdir,
+        option="" if on_run else f"--workdir {workdir}",
+        debug=given.debug,
     )
     if code and given.workdir is None and not on_run:
         with contextlib.suppress(OSError):  # only an empty folder can be removed

@@ -93,11 +93,13 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def outcome(function: Callable[[], int], *, workdir: str = "", debug: bool = False) -> int:
+def outcome(
+    function: Callable[[], int], *, workdir: str = "", option: str = "", debug: bool = False
+) -> int:
     """Returns what `function` returns, or the exit code of what it raised, told in one line.
 
-    workdir: the run folder, which a new start is told of and where the traceback of an internal
-    error goes.  debug: every traceback goes to stderr too.
+    workdir: the run folder, where the traceback of an internal error goes.  option: what a new
+    start needs on its command line to find that folder.  debug: every traceback goes to stderr too.
     """
     try:
         return function()
@@ -110,7 +112,7 @@ def outcome(function: Callable[[], int], *, workdir: str = "", debug: bool = Fal
         if known is not None:
             kind = "" if isinstance(known, Interrupted) else "error: "
             resumes = workdir and isinstance(known, Interrupted | ClusterError)
-            again = f"; start again with --workdir {workdir} and it goes on" if resumes else ""
+            again = f"; start again{option and f' with {option}'} and it goes on" if resumes else ""
             _say(f"{kind}{known}{again}")
             return known.exit_code
         place = _write_traceback(workdir)

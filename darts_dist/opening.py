@@ -85,7 +85,8 @@ def read_result(path: epath.Path) -> dict[str, Any]:
     """Returns what a run that ended well wrote last; InputError for a damaged file."""
     try:
         result = json.loads(path.read_text())
-        damage = "" if isinstance(result, dict) and "seeds" in result else "no result"
+        seeds = result.get("seeds") if isinstance(result, dict) else None
+        damage = "" if isinstance(seeds, list) else "no result"
     except (OSError, ValueError) as error:
         damage = str(error)
     if damage:

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from darts_dist.errors import ClusterError, ConfigError, InputError
+from darts_dist.errors import ClusterError, ConfigError, InputError, StorageError
 
 OURS = ("DARTS_COORDINATOR", "DARTS_NUM_PROCESSES", "DARTS_PROCESS_ID")
 
@@ -93,14 +93,19 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def claim(folder: str) -> int:
-    """Returns an open file that keeps a run folder for this process until it is closed.
+    """Returns an open file that keeps a run folder, made where it was not there, for this process
+    until it is closed.
 
-    Raises InputError where another process holds it; file systems without locks are not kept, and
-    for folders that are not local the file is -1.
+    Raises InputError where another process holds it, StorageError where it cannot be made; file
+    systems without locks are not kept, and for folders that are not local the file is -1.
     """
     if "://" in folder:
         return -1
-    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be opened: {error.strerror}; mend it") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

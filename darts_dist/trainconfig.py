@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from darts_dist import config as configs
 from darts_dist.config import Config, check_batch, check_pictures, check_rates
-from darts_dist.errors import InputError
+from darts_dist.errors import ConfigError, InputError
 from darts_dist.knobs import (
     BatchNorm,
     Checkpoint,
@@ -150,6 +150,10 @@ def of_run(run: str, overrides: Sequence[str] = ()) -> TrainConfig:
     path = configs.place(run) / "config.toml"
     if not path.exists():
         raise InputError(f"{run} is no run of train: it has no config.toml")
+    try:  # without the overrides, whose errors are their own
+        configs.load_as(TrainConfig, str(path), packaged="")
+    except ConfigError as error:
+        raise ConfigError(f"{run} is no run of train: {error}") from None
     return configs.load_as(TrainConfig, str(path), overrides, packaged="")
 
 

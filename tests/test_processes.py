@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from darts_dist import processes
-from darts_dist.errors import ClusterError, ConfigError, InputError
+from darts_dist.errors import ClusterError, ConfigError, InputError, StorageError
 
 OURS = {"DARTS_COORDINATOR": "h:1234", "DARTS_NUM_PROCESSES": "2", "DARTS_PROCESS_ID": "1"}
 SLURM = {
@@ -93,10 +93,14 @@ def test_an_unknown_coordinator_is_named(host):
 
 
 def test_a_folder_belongs_to_one_process_until_it_is_given_back(tmp_path):
-    held = processes.claim(str(tmp_path))
-    with pytest.raises(InputError, match=f"another process works in {tmp_path}; wait"):
-        processes.claim(str(tmp_path))
+    folder = tmp_path / "runs" / "new"
+    held = processes.claim(str(folder))
+    with pytest.raises(InputError, match=f"another process works in {folder}; wait"):
+        processes.claim(str(folder))
     os.close(held)
-    os.close(processes.claim(str(tmp_path)))
-    assert list(tmp_path.iterdir()) == []
+    os.close(processes.claim(str(folder)))
+    assert list(folder.iterdir()) == []
+    (folder / "file").write_text("")
+    with pytest.raises(StorageError, match="file cannot be opened: File exists"):
+        processes.claim(str(folder / "file"))
     assert processes.claim("gs://bucket/run") == -1
