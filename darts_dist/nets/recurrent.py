@@ -127,7 +127,7 @@ class RecurrentSearchCell(RecurrentCell):
             for matrix, mixture in zip(matrices, rows, strict=True):
                 state = normalise(self._mix(states, matrix, mixture, mask))
                 states = jnp.concatenate([states, state[None]])
-            return states[1:].mean(0), jax.tree.map(lambda *m: jnp.stack(m), *moments)
+            return states[1:].mean(0), tuple(jnp.stack(m) for m in zip(*moments, strict=True))
 
         outputs, hidden, moments = self.scan(inputs, hidden, mask, length, finish)
         if train:

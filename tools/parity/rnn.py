@@ -51,10 +51,11 @@ def tolerance(kind, bits, name):
 
 def check(directory):
     """Yields the rows of all cases."""
-    yield from side_by_side(_check, read_cases(directory, STEM))
+    yield from side_by_side(check_one, read_cases(directory, STEM))
 
 
-def _check(case):
+def check_one(case):
+    """Yields the rows of one case."""
     kind = case.settings["kind"]
     if kind == "forward":
         yield from guarded(STEM, case.name, "", functools.partial(_names, case))
