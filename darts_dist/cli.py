@@ -267,7 +267,7 @@ def summary(result: dict[str, Any], workdir: str) -> str:
 
 def _table(cells: list[dict[str, Any]]) -> list[str]:
     """Returns the ranking of cells as lines of a table."""
-    rows = [("cell", "error", "deviation", "loss", "parameters")]
+    rows = [("cell", "error", "deviation", "loss", "parameters", "multiply-adds")]
     for cell in cells:
         if cell["status"] == "completed":
             error, deviation = cell["valid_error_mean"], cell["valid_error_deviation"]
@@ -277,10 +277,11 @@ def _table(cells: list[dict[str, Any]]) -> list[str]:
                 f"{deviation:.2f}",
                 f"{loss:.4f}",
                 f"{cell['parameters']:,}",
+                f"{cell['multiply_adds']:,}",
             )
             rows.append((cell["cell"], *numbers))
         else:
-            rows.append((cell["cell"], cell["status"], "", "", ""))
+            rows.append((cell["cell"], cell["status"], *[""] * 4))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))

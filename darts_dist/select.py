@@ -85,5 +85,6 @@ def train_one(config, value: CnnGenotype, folder: epath.Path, debug: bool) -> di
     for key in keys:
         row[f"{key}_mean"] = found.get(f"{key}_mean")
         row[f"{key}_deviation"] = found.get(f"{key}_deviation")
-    row["parameters"] = found.get("parameters")
+    for key in ("parameters", "multiply_adds"):
+        row[key] = found.get(key)
     return row

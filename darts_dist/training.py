@@ -81,9 +81,12 @@ class Training(Task):
     @functools.cached_property
     def parameters(self) -> int:
         """The network's weights, those of the auxiliary head not counted."""
-        model = self.programs.one.model
-        params, _ = jax.eval_shape(model.init, jax.random.key(0))
-        return sum(x.size for x in jax.tree.leaves(params | {"auxiliary": {}}))
+        return table.count(self._shapes_of_weights() | {"auxiliary": {}})
+
+    @property
+    def multiply_adds(self) -> int:
+        """The network's multiply-adds for one picture, in use (`nets.costs`)."""
+        return table.multiply_adds(self.config, self.genotype, len(self.pictures.class_names))
 
     def rate(self, epoch: int) -> float:
         """Returns the learning rate in an epoch, counted from 0."""

@@ -114,6 +114,7 @@ class TrainJournal:
         value = genotype.to_dict(self.task.genotype)
         found["seeds"] = [{**one, "genotype": value} for one in found["seeds"]]
         found["metrics"]["parameters"] = self.task.parameters
+        found["metrics"]["multiply_adds"] = self.task.multiply_adds
         found["metrics"]["scored_on"] = (
             "held_out" if self.task.scored is self.task.pictures else "test"
         )

@@ -99,8 +99,10 @@ def test_json_has_every_quantity(tmp_path, capsys):
     assert len(report["rows"]) == 2 * outputs and report["failed"] == 0
 
 
-def test_what_nothing_covers_fails(tmp_path, capsys):
-    assert check(tmp_path, "checkpoints_rnn") == 1
+def test_what_nothing_covers_fails(tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as without:
+        without.delitem(check_parity.CHECKS, "rnn")
+        assert check(tmp_path, "rnn") == 1
     assert "not covered" in capsys.readouterr().out
     assert check(tmp_path, "cnn_ops") == 1  # no files
     excerpt(tmp_path, "cnn_ops", ())

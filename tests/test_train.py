@@ -56,6 +56,7 @@ def test_a_run_tells_scores_of_every_seed_and_their_mean(run):
     errors = [one["valid_error"] for one in result["seeds"]]
     assert result["metrics"]["valid_error_mean"] == pytest.approx(sum(errors) / 2)
     assert result["metrics"]["scored_on"] == "test"
+    assert 0 < result["metrics"]["parameters"] < result["metrics"]["multiply_adds"]
     assert genotype.load(str(run)) == small.GENOTYPE
 
 
@@ -111,7 +112,8 @@ def test_select_ranks_the_cells_of_a_search_and_keeps_the_best(tmp_path, capsys)
     for name in cells:
         own = read(tmp_path / "select" / name)
         assert own["metrics"]["scored_on"] == "held_out"
-        assert own["metrics"]["valid_loss_mean"] == cells[name]["valid_loss_mean"]
+        for key in ("valid_loss_mean", "parameters", "multiply_adds"):
+            assert own["metrics"][key] == cells[name][key]
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,17 @@ def of_genotype(config: TrainConfig, value: CnnGenotype, classes: int, params, b
 
     The auxiliary head, which only training has, costs nothing.
     """
+    return _text(_parts(config, value, classes), params, batch)
+
+
+def multiply_adds(config: TrainConfig, value: CnnGenotype, classes: int) -> int:
+    """Returns those of a genotype's network for one picture, the auxiliary head's not counted."""
+    return sum(part.multiply_adds for part in _parts(config, value, classes))
+
+
+def _parts(config: TrainConfig, value: CnnGenotype, classes: int) -> list[costs.Part]:
     sizes = config.network
-    parts = costs.network(
+    return costs.network(
         _picture(sizes),
         value,
         stem=sizes.stem,
@@ -47,7 +56,6 @@ def of_genotype(config: TrainConfig, value: CnnGenotype, classes: int, params, b
         layers=sizes.layers,
         classes=classes,
     )
-    return _text(parts, params, batch)
 
 
 def count(tree) -> int:
