@@ -11,7 +11,9 @@
 # mpirun starts nothing again. Its exit code is that of the process that failed first; after 4 (a
 # process was lost) and 75 (SIGTERM or Ctrl-C to mpirun: saved) the same line resumes:
 #
-#   until scripts/launch_mpi.sh ...; do [[ $? -eq 4 || $? -eq 75 ]] || break; done
+#   until scripts/launch_mpi.sh ...; do [[ $? =~ ^(4|75)$ ]] || break; done
+#
+# A step and a save have to fit into DARTS_GRACE_S seconds (20) after a signal.
 set -euo pipefail
 
 options=()
@@ -29,7 +31,6 @@ while IFS= read -r name; do
   options+=(-x "$name")
 done < <(compgen -e | grep -E '^(JAX_|XLA_|DARTS_|PYTHONPATH$)' || true)
 
-# A signal to mpirun is passed on, and what has not ended after a time is killed: a second by
-# default, too short to save a state.
-exec mpirun --mca odls_base_sigkill_timeout "${DARTS_GRACE_S:-120}" "${options[@]}" \
-  darts-dist "$@"
+# Between SIGTERM and SIGKILL to the processes mpirun sleeps for a second, too short to save a state;
+# it also does so, for all of the time given here, after one of them has failed.
+exec mpirun --mca odls_base_sigkill_timeout "${DARTS_GRACE_S:-20}" "${options[@]}" darts-dist "$@"

@@ -142,7 +142,7 @@ def test_one_process_is_the_main_one_and_agrees_with_itself(tmp_path):
 
 PROGRAM = """
 import sys
-from darts_dist import agreement, cluster
+from darts_dist import cluster
 cluster.start(**eval(sys.argv[1]))
 import jax, jax.numpy as jnp
 print(jax.device_count(), jnp.ones(2, jnp.float64 if jax.config.jax_enable_x64 else None).dtype,

@@ -45,7 +45,9 @@ def one_line(said, start):
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "split", [pytest.param("data"), pytest.param("seed", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_takes_the_other_down_with_4(tmp_path, split, victim):
     with begun(tmp_path, SPLITS[split]) as run:
@@ -57,6 +59,7 @@ def test_a_killed_process_takes_the_other_down_with_4(tmp_path, split, victim):
     assert wall_s < (5 if split == "data" or victim == 0 else 15)  # a heartbeat of 5 s is missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_process_takes_the_other_down_by_its_missing_heartbeat(tmp_path, split, victim):
@@ -66,6 +69,7 @@ def test_a_stopped_process_takes_the_other_down_by_its_missing_heartbeat(tmp_pat
         one_line(run.said(1 - victim), "the cluster failed")
 
 
+@pytest.mark.slow
 def test_a_step_that_stands_still_is_ended_by_the_watchdog(tmp_path):
     limits = [f"cluster.{phase}_timeout_s=2" for phase in ("step", "evaluation", "save")]
     with begun(tmp_path, "cluster.heartbeat_timeout_s=100", *limits) as run:
@@ -77,8 +81,14 @@ def test_a_step_that_stands_still_is_ended_by_the_watchdog(tmp_path):
         one_line(run.said(0), "stalled: ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("victims", [[0], [1], [0, 1]])
+@pytest.mark.parametrize(
+    ("number", "victims"),
+    [
+        (signal.SIGTERM, [1]),
+        *(pytest.param(signal.SIGTERM, v, marks=pytest.mark.slow) for v in ([0], [0, 1])),
+        *(pytest.param(signal.SIGINT, v, marks=pytest.mark.slow) for v in ([0], [1], [0, 1])),
+    ],
+)
 def test_a_signal_to_some_makes_all_save_and_leave_with_75(tmp_path, number, victims):
     with begun(tmp_path) as run:
         for victim in victims:
@@ -91,6 +101,7 @@ def test_a_signal_to_some_makes_all_save_and_leave_with_75(tmp_path, number, vic
     assert all(f"stopped at step {step}, saved" in one for one in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_killed_in_the_middle_of_a_save_the_one_before_is_resumed(tmp_path, victim):
     command = launching.search(tmp_path / "run", *LONG, SPLITS["seed"])
@@ -107,6 +118,7 @@ def test_killed_in_the_middle_of_a_save_the_one_before_is_resumed(tmp_path, vict
 
 
 @needs_mounts
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_full_disk_ends_with_5_and_keeps_what_was_there(tmp_path, split):
     workdir = tmp_path / "run"
@@ -129,10 +141,9 @@ def test_a_full_disk_ends_with_5_and_keeps_what_was_there(tmp_path, split):
 
 def fill(path):
     """Writes a file until the disk is full."""
-    with path.open("wb") as file, contextlib.suppress(OSError):
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()
 
 
 @contextlib.contextmanager

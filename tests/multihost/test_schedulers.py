@@ -50,7 +50,7 @@ def on_path(tmp_path):
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m darts_dist "$@"\n')
     program.chmod(0o755)
     return launching.environment(
-        PATH=f"{folder}:{os.environ['PATH']}", JAX_NUM_CPU_DEVICES="1", DARTS_GRACE_S="60"
+        PATH=f"{folder}:{os.environ['PATH']}", JAX_NUM_CPU_DEVICES="1", DARTS_GRACE_S="15"
     )
 
 
