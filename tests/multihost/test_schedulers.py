@@ -87,7 +87,7 @@ def test_a_signal_to_mpirun_saves_and_the_same_line_resumes(tmp_path, on_path, n
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
     kept = launching.newest(workdir)
-    assert f"stopped at step {kept}, saved".encode() in said
+    assert f"stopped at step {kept}, and the state is saved".encode() in said
     assert process.returncode != 0
 
 
@@ -213,7 +213,7 @@ def test_slurm_tells_of_the_time_limit_and_starts_what_saved_again(slurm, tmp_pa
     options = ("--time=1", "--signal=TERM@30")
     job = submit(slurm, log, *options, words=words(workdir, *LONG))
     launching.until(lambda: "start 2 follows" in (log.read_text() if log.exists() else ""), 180, 1)
-    step = re.findall(r"stopped at step (\d+), saved", log.read_text())
+    step = re.findall(r"stopped at step (\d+), and the state is saved", log.read_text())
     assert step[0] == step[1]
     launching.until(lambda: f"resumed from step {step[0]}" in log.read_text(), 300, 1)
     command(slurm, "scancel", job)

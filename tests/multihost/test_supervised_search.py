@@ -93,5 +93,5 @@ def test_a_launcher_that_is_killed_or_interrupted_leaves_a_run_that_resumes(tmp_
         (workdir / "processes" / f"process-{number}.log").read_text().splitlines()[-1]
         for number in range(2)
     ]
-    left = f"darts-dist: error: stopped at step {launching.newest(workdir)}, saved"
+    left = f"darts-dist: stopped at step {launching.newest(workdir)}, and the state is saved"
     assert all(line.startswith(left) for line in said)
