@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import darts_dist
-from darts_dist import config, ending, processes, schema, trainconfig
+from darts_dist import config, ending, processes, schema, trainconfig, weightfile
 from darts_dist.errors import ConfigError, InputError, StorageError
 from darts_dist.knobs import Table
 from darts_dist.trainconfig import SelectConfig, TrainConfig
@@ -28,7 +28,7 @@ class Verb:
     """What a verb is: its module's `run(config, workdir, debug)` returns its result.
 
     struct: of its config.  load(path, overrides) -> config.  takes: what its first word is: a
-    config file, or a run that is its workdir too.
+    config file, or a run (or a file in its place) that is its workdir too.
     """
 
     module: str
@@ -36,6 +36,11 @@ class Verb:
     struct: type[Table]
     load: Callable[[Any, Sequence[str]], Any]
     takes: str = "[CONFIG.toml]"
+
+    @property
+    def on_run(self) -> bool:
+        """Whether it works on a run that is there already."""
+        return self.takes.startswith("RUN")
 
 
 VERBS = {
@@ -60,10 +65,10 @@ VERBS = {
     ),
     "evaluate": Verb(
         "darts_dist.evaluate",
-        "score the trained networks of a run on the test pictures",
+        "score the networks of a run, or one in a file of PyTorch, on the test pictures",
         TrainConfig,
-        trainconfig.of_run,
-        takes="RUN",
+        weightfile.of_target,
+        takes="RUN | FILE.pt",
     ),
 }
 USAGE = "darts-dist VERB [CONFIG.toml | RUN] [key.path=value ...] [options]"
@@ -136,7 +141,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         return _show(_help(verb))
     if not verb:
         raise InputError(f"no verb; {USAGE}; darts-dist --help tells more")
-    module, on_run = VERBS[verb].module, VERBS[verb].takes == "RUN"
+    module, on_run = VERBS[verb].module, VERBS[verb].on_run
     first, resolved = _resolve(VERBS[verb], words, given.debug)
     if given.print:
         return _show(config.dump(resolved).strip())
@@ -145,7 +150,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     workdir = first if on_run else _open_workdir(given.workdir, resolved.name)
     code = ending.outcome(
         lambda: _run(module, resolved, workdir, given),
-        workdir=workdir,
+        workdir="" if os.path.isfile(workdir) else workdir,
         option="" if on_run else f"--workdir {workdir}",
         debug=given.debug,
     )
@@ -202,7 +207,7 @@ def _help(verb: str) -> str:
 def _resolve(verb: Verb, words: list[str], debug: bool) -> tuple[str, Any]:
     """Returns the first word that is no override, or "", and the config that is asked for."""
     path, overrides = None, []
-    kind = "run" if verb.takes == "RUN" else "config file"
+    kind = "run" if verb.on_run else "config file"
     for word in words:
         if "=" in word and not (word.endswith(".toml") and os.path.exists(word)):
             overrides.append(word)
@@ -261,7 +266,12 @@ def summary(result: dict[str, Any], workdir: str) -> str:
         if mean is not None:
             deviation = result["metrics"][f"{key}_deviation"]
             lines.append(f"{key.replace('_', ' ')}: {mean:.2f} % (deviation {deviation:.2f})")
-    lines.append(f"run: {workdir}")
+    if "multiply_adds" in result.get("metrics", {}):
+        found = result["metrics"]
+        lines.append(
+            f"parameters: {found['parameters']:,}; multiply-adds: {found['multiply_adds']:,}"
+        )
+    lines.append(f"{'file' if os.path.isfile(workdir) else 'run'}: {workdir}")
     return "\n".join(lines)
 
 

@@ -1,46 +1,113 @@
-"""The verb `evaluate`: the networks of a train run, scored once more.
+"""The verb `evaluate`: the networks of a train run, or one in a file of PyTorch, scored.
 
-Place: layer 4. It reads a run's newest good checkpoint and writes nothing.
+Place: layer 4. It reads a run's newest good checkpoint, or the file, and writes nothing.
 """
 
+import dataclasses
 import statistics
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
-from darts_dist import cluster, genotype, train
+from darts_dist import cluster, genotype, torchfile, train, weightfile
 from darts_dist import run as runs
 from darts_dist.checkpoint import Checkpoints
-from darts_dist.errors import InputError
+from darts_dist.data import sources
+from darts_dist.data.sources import Pictures
+from darts_dist.errors import CheckpointError, ConfigError, InputError
 from darts_dist.genotype import CnnGenotype
+from darts_dist.interop import COUNTER, Tree, from_torch
+from darts_dist.interop_network import network_entries
+from darts_dist.task import States
 from darts_dist.trainconfig import TrainConfig
+from darts_dist.training import Training
 from darts_dist.trainjournal import scores
 
 
 def run(config: TrainConfig, workdir: str, debug: bool) -> dict[str, Any]:
-    """Returns every seed's loss and errors (per cent), by the checkpoint in `workdir`."""
+    """Returns every seed's loss and errors (per cent); workdir: of a run, or a file of PyTorch."""
     runs.start(config)
+    task, states, about = (_of_file if weightfile.is_file(workdir) else _of_run)(config, workdir)
+    sums = jax.device_get(cluster.gather(task.evaluate(states)))
+    seeds = [
+        {"seed": seed, "status": "completed", **scores(sums, at)}
+        for at, seed in enumerate(task.seeds)
+    ]
+    metrics: dict[str, Any] = {
+        **about,
+        "examples": int(sums["count"][0]),
+        "parameters": task.parameters,
+        "multiply_adds": task.multiply_adds,
+    }
+    for key in ("valid_loss", "valid_error", "valid_error_top5"):
+        every = [one[key] for one in seeds]
+        metrics[f"{key}_mean"] = statistics.fmean(every)
+        metrics[f"{key}_deviation"] = statistics.stdev(every) if len(every) > 1 else 0.0
+    return {"verb": "evaluate", "status": "completed", "seeds": seeds, "metrics": metrics}
+
+
+def _of_run(config: TrainConfig, workdir: str) -> tuple[Training, States, dict[str, Any]]:
     folder = epath.Path(workdir)
     path = folder / "genotype.json"
     value = genotype.load(str(path), "cnn") if path.exists() else train.load_genotype(config)
     assert isinstance(value, CnnGenotype)
     task = train.make_training(config, value)
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-    task.compile()
-    states = task.init()
-    found = checkpoints.restore(runs.shapes(task.join(states)), lambda meta: None)
+    like = runs.shapes(task.join(task.init()))
+    found = checkpoints.restore(like, lambda meta: None)
     if found is None:
         raise InputError(f"{workdir} has no checkpoint; train it: darts-dist train")
     state, _, step = found
-    sums = jax.device_get(cluster.gather(task.evaluate(task.split(state))))
-    seeds = [
-        {"seed": seed, "status": "completed", **scores(sums, at)}
-        for at, seed in enumerate(task.seeds)
-    ]
-    metrics: dict[str, Any] = {"step": step, "examples": int(sums["count"][0])}
-    for key in ("valid_loss", "valid_error", "valid_error_top5"):
-        every = [one[key] for one in seeds]
-        metrics[f"{key}_mean"] = statistics.fmean(every)
-        metrics[f"{key}_deviation"] = statistics.stdev(every) if len(every) > 1 else 0.0
-    return {"verb": "evaluate", "status": "completed", "seeds": seeds, "metrics": metrics}
+    return task, task.split(state), {"step": step}
+
+
+def _of_file(config: TrainConfig, path: str) -> tuple[Training, States, dict[str, Any]]:
+    value = train.load_genotype(config)
+    if config.data.train_fraction < 1:
+        task = train.make_training(config, value)
+    else:
+        pictures = _standardised(config, sources.load(config, "test"))
+        task = Training(config, value, pictures, pictures)
+    return task, task.init_with(*read_weights(task, path)), {}
+
+
+def _standardised(config: TrainConfig, pictures: Pictures) -> Pictures:
+    """Returns test pictures with the mean and std that others train on; none is measured."""
+    mean, std = config.data.mean or pictures.mean, config.data.std or pictures.std
+    if config.network.stem == "imagenet" and config.network.in_channels == 3:
+        mean, std = mean or sources.IMAGENET_MEAN, std or sources.IMAGENET_STD
+    if not (mean and std):
+        raise ConfigError(
+            f"data.kind={config.data.kind} has no published mean and std; give those that the "
+            "network was trained with, one for each channel: data.mean=[0.5] data.std=[0.25]"
+        )
+    return dataclasses.replace(pictures, mean=mean, std=std)
+
+
+def read_weights(task: Training, path: str) -> tuple[Tree, Tree]:
+    """Returns (params, stats) of a task's network from a file of PyTorch.
+
+    Raises CheckpointError that lists the tensors which do not fit the task's config.
+    """
+    network, state = task.config.network, torchfile.read_state(path)
+    weights = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+    for name, value in weights.items():
+        if value.dtype.kind != "f":
+            raise CheckpointError(f"{path}: {name} is of {value.dtype}; wanted floating point")
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} has numbers that are not finite")
+    entries = network_entries(
+        genotype=task.genotype,
+        stem=network.stem,
+        channels=network.channels,
+        channels_in=network.in_channels,
+        layers=network.layers,
+        classes=len(task.pictures.class_names),
+        auxiliary=task.config.regularisation.auxiliary_weight > 0,
+    )
+    try:
+        return from_torch(weights, entries)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; check genotype and network.*") from None

@@ -22,7 +22,7 @@ from darts_dist.nets.supernet import STEM_MULTIPLIER, is_reduction
 Tree = dict[Any, Any]
 PARAMS, STATS = 0, 1
 COUNTER = ".num_batches_tracked"  # later PyTorch counts batches; nothing here does
-SHOWN = 8  # names that an error lists
+SHOWN = 3  # names of each kind that an error lists
 
 # kind -> (to this package's layout, back)
 KINDS = {
@@ -57,19 +57,21 @@ def from_torch(state: Mapping[str, np.ndarray], entries: Iterable[Entry]) -> tup
     """
     entries = list(entries)
     names = {entry.name for entry in entries}
-    given = {name for name in state if not name.endswith(COUNTER)}
-    faults = [
-        *(f"{name} is missing" for name in sorted(names - given)),
-        *(f"{name} is not part of this network" for name in sorted(given - names)),
-        *(
-            f"{e.name} has the shape {np.shape(state[e.name])}, wanted {e.shape}"
+    given = {name: np.shape(value) for name, value in state.items() if not name.endswith(COUNTER)}
+    faults = (
+        [f"{e.name} is missing" for e in entries if e.name not in given],
+        [f"{name} is not part of this network" for name in given if name not in names],
+        [
+            f"{e.name} has the shape {given[e.name]}, wanted {e.shape}"
             for e in entries
-            if e.name in given and np.shape(state[e.name]) != e.shape
-        ),
-    ]
-    if faults:
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise CheckpointError(f"the weights do not fit: {'; '.join(faults[:SHOWN])}{more}")
+            if given.get(e.name, e.shape) != e.shape
+        ],
+    )
+    if any(faults):
+        shown = [one for kind in faults for one in kind[:SHOWN]]
+        more = sum(map(len, faults)) - len(shown)
+        rest = f"; and {more} more" if more else ""
+        raise CheckpointError(f"the weights do not fit: {'; '.join(shown)}{rest}")
     leaves: dict[tuple, dict[tuple, np.ndarray]] = {}
     for e in entries:
         value = KINDS[e.kind][0](np.asarray(state[e.name]))

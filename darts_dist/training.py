@@ -3,6 +3,7 @@
 Place: layer 3, a kind of `task`. Letters: S seeds.
 """
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -29,7 +30,7 @@ class Training(Task):
 
     pictures: uint8 training pictures; what config and they leave open (mean, std, classes) is
     measured.  scored: pictures to score on; None: those that data.train_fraction keeps
-    from training.
+    from training.  The same for both: the task only scores.
     Raises ConfigError or DataError where config, pictures and devices do not fit each other.
     """
 
@@ -51,7 +52,7 @@ class Training(Task):
             trained, self.held = np.arange(count), np.arange(len(scored.labels))
             sources.check_sizes(config, scored)
             self.scored = scored
-        if len(trained) < batch:
+        if len(trained) < batch and pictures is not scored:
             raise ConfigError(
                 f"data.global_batch={batch} is more than the {len(trained)} pictures that train; "
                 "use more pictures, or a smaller batch"
@@ -62,7 +63,7 @@ class Training(Task):
                 f"pictures of a device; use a divisor of {self.local_batch}"
             )
         self.parts = {"train": trained}
-        self.epoch_steps = config.schedule.steps_per_epoch or len(trained) // batch
+        self.epoch_steps = config.schedule.steps_per_epoch or max(len(trained) // batch, 1)
         recipe = Recipe(
             data.crop_padding_px,
             data.flip,
@@ -87,6 +88,30 @@ class Training(Task):
     def multiply_adds(self) -> int:
         """The network's multiply-adds for one picture, in use (`nets.costs`)."""
         return table.multiply_adds(self.config, self.genotype, len(self.pictures.class_names))
+
+    @property
+    def multiply_adds(self) -> int:
+        """The network's multiply-adds for one picture (`nets.costs`)."""
+        return table.multiply_adds(self.config, self.genotype, len(self.pictures.class_names))
+
+    def init_with(self, params: Any, stats: Any) -> States:
+        """Returns the first states, every seed's with these weights and statistics.
+
+        params, stats: trees of arrays like those of one seed, in any floating point.
+        """
+
+        def put(value, leaf):
+            every = np.broadcast_to(np.asarray(value, leaf.dtype), leaf.shape)
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda at: every[at])
+
+        states = []
+        for state in self.init():
+            taken = jax.tree.map(put, (params, stats), (state.params, state.stats))
+            average = taken if self.config.weights.average else ()
+            states.append(
+                dataclasses.replace(state, params=taken[0], stats=taken[1], average=average)
+            )
+        return tuple(states)
 
     def rate(self, epoch: int) -> float:
         """Returns the learning rate in an epoch, counted from 0."""

@@ -14,7 +14,7 @@ LAYERS = {
     " watchdog xla_flags",
     1: "spaces nets data",
     2: "methods checkpoint packing metrics events optim losses data.pipeline picture"
-    " interop interop_network interop_recurrent torchfile torchpickle",
+    " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
     " searchwork",
     4: "cli search journal trainjournal pages select train evaluate plan __init__ __main__",

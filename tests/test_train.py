@@ -125,8 +125,8 @@ def test_select_ranks_the_cells_of_a_search_and_keeps_the_best(tmp_path, capsys)
         (["train", "genotype=DARTS_V2", "data.train_fraction=0"], "data.train_fraction = 0"),
         (["train", "genotype=DARTS_V2", "network.image_px=31"], "wanted an even number"),
         (["evaluate"], "no run; name its folder"),
-        (["evaluate", "nowhere"], "nowhere is no run of train"),
-        (["evaluate", "nowhere", "--workdir", "x"], "nowhere is no run of train"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "nowhere", "--workdir", "x"], "nowhere does not exist"),
         (["select", "nowhere"], "nowhere is no search run"),
     ],
 )
