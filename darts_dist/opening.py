@@ -81,6 +81,19 @@ def check_config(config: AnyConfig, old: AnyConfig, what: str) -> None:
         )
 
 
+def meta(
+    config: AnyConfig, epoch_steps: int, resumed_from: list[int], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns what a checkpoint tells of its run, as JSON; about: what its task adds."""
+    return {
+        "config": configs.dump(config),
+        "epoch_steps": epoch_steps,
+        "resumed_from": resumed_from,
+        "versions": versions(),
+        **about,
+    }
+
+
 def read_result(path: epath.Path) -> dict[str, Any]:
     """Returns what a run that ended well wrote last; InputError for a damaged file."""
     try:

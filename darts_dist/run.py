@@ -288,13 +288,7 @@ class Run:
         self.journal.epoch(epoch, done, seen)
 
     def _save(self, done: int, states: States) -> None:
-        meta = {
-            "config": configs.dump(self.config),
-            "epoch_steps": self.pace.epoch,
-            "resumed_from": self.resumed_from,
-            "versions": self.versions,
-            **self.task.about(),
-        }
+        meta = opening.meta(self.config, self.pace.epoch, self.resumed_from, self.task.about())
         self.checkpoints.save(done, self.task.join(states), meta)
 
     def _finish(self, states: States, times: list[float], began: float) -> dict[str, Any]:

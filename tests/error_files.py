@@ -1,6 +1,7 @@
 """The files that the commands of docs/errors.md name, and what happens to them in between."""
 
 import contextlib
+import gzip
 import os
 import pathlib
 import pickle
@@ -8,9 +9,11 @@ import socket
 
 from picture_folders import draw, encoded, put, put_numbered
 from test_sources import make_archive, make_batch, make_folder
+from torch_files import as_zip
 
 from darts_dist import config, processes
 
+NETWORK = pathlib.Path(__file__).parent / "data" / "parity" / "checkpoints" / "cifar_zip_noaux.pt"
 SMALL = """\
 [space]
 operations = ["skip_connect", "avg_pool_3x3"]
@@ -181,6 +184,13 @@ MAKERS = {
     "damaged-result": damaged_result,
     "locked": locked,
     "full": full,
+    "net.pt": lambda path: path.write_bytes(NETWORK.read_bytes()),
+    "net.pt.gz": lambda path: path.write_bytes(gzip.compress(NETWORK.read_bytes())),
+    "cut.pt": lambda path: path.write_bytes(NETWORK.read_bytes()[:200_000]),
+    "hostile.pt": lambda path: path.write_bytes(
+        as_zip(b"\x80\x02cos\nsystem\n\x8c\x10touch taken-over\x85R.")
+    ),
+    "whole.pt": lambda path: path.write_bytes(as_zip(b"\x80\x02cmodel\nNetworkCIFAR\n)\x81}b.")),
     "cells.json": cells,
     "cells.txt": wrong_cells,
 }
