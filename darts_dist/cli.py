@@ -291,7 +291,7 @@ def _table(cells: list[dict[str, Any]]) -> list[str]:
             )
             rows.append((cell["cell"], *numbers))
         else:
-            rows.append((cell["cell"], cell["status"], *[""] * 4))
+            rows.append((cell["cell"], cell["status"], "", "", "", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))

@@ -89,11 +89,6 @@ class Training(Task):
         """The network's multiply-adds for one picture, in use (`nets.costs`)."""
         return table.multiply_adds(self.config, self.genotype, len(self.pictures.class_names))
 
-    @property
-    def multiply_adds(self) -> int:
-        """The network's multiply-adds for one picture (`nets.costs`)."""
-        return table.multiply_adds(self.config, self.genotype, len(self.pictures.class_names))
-
     def init_with(self, params: Any, stats: Any) -> States:
         """Returns the first states, every seed's with these weights and statistics.
 
