@@ -2,14 +2,17 @@
 against differentiating through the step as a whole.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from darts_dist import optim
 from darts_dist.config import Config, Method, Weights
 from darts_dist.data.augment import Recipe
-from darts_dist.methods.hypergradient import HYPERGRADIENTS, Gradient, Passes
+from darts_dist.methods.hypergradient import HYPERGRADIENTS, Gradient, Passes, keeping
 from darts_dist.searchwork import SearchSeed
 
 MOMENTUM, DECAY, RATE = 0.7, 0.2, 0.3
@@ -149,6 +152,38 @@ def test_exact_is_the_derivative_through_the_whole_step(float64):
     assert distance(hypergradient("first", point(), train, valid), wanted) > 0.1
 
 
+def test_a_clipped_step_is_differentiated_with_its_factor_as_a_constant(float64):
+    train, large = two_layers(10, jnp.tanh), two_layers(11, jnp.tanh)
+    weights, alphas, buffer = point()
+    half = norm(jax.grad(train)(weights, alphas)) / 2
+
+    def valid(weights, alphas):  # its gradient is below the limit
+        return 1e-3 * large(weights, alphas)
+
+    def clip(grads):
+        return optim.clip(grads, half)
+
+    def scale(tree, factor):
+        return jax.tree.map(lambda x: factor * x, tree)
+
+    def clipped_train(weights, alphas):
+        return train(weights, alphas) / 2
+
+    wanted = through_the_step(weights, alphas, buffer, clipped_train, valid)
+    for name, limit in (("exact", 1e-6), ("finite_difference", 1e-3)):
+        passes = dataclasses.replace(plain(MOMENTUM, DECAY), clip=clip, scale=scale)
+        hyper = HYPERGRADIENTS[name](passes, weights, (), alphas, buffer, RATE, train, valid)
+        assert distance(alpha_gradient(hyper, RATE), wanted) < limit
+
+
+def test_a_lookahead_leaves_named_parameters_as_they_were():
+    passes = plain(MOMENTUM, DECAY)
+    weights, _, buffer = point()
+    ahead = keeping(passes.lookahead, ("in",))(weights, buffer, weights, RATE)
+    assert ahead["in"] is weights["in"]
+    assert (ahead["out"]["shift"] != weights["out"]["shift"]).all()
+
+
 def test_differences_reach_the_derivative_as_the_radius_shrinks(float64):
     train, valid = two_layers(10, jnp.tanh), two_layers(11, jnp.tanh)
     wanted = through_the_step(*point(), train, valid)
@@ -206,7 +241,8 @@ def test_statistics_are_moved_by_the_passes_beside_the_weights_alone(float64):
 
 def test_the_pieces_that_search_compiles_are_those_written_down_here(float64):
     config = Config(
-        method=Method(radius=0.25), weights=Weights(momentum=MOMENTUM, weight_decay=DECAY)
+        method=Method(radius=0.25),
+        weights=Weights(momentum=MOMENTUM, weight_decay=DECAY, clip_norm=0.5),
     )
     one = SearchSeed(config, None, Recipe(0, False, 0, (), ()), 1)
     weights, grads, buffer = (random_tree(seed, SHAPES) for seed in range(3))
@@ -218,6 +254,9 @@ def test_the_pieces_that_search_compiles_are_those_written_down_here(float64):
             pieces.perturb(weights, grads),
             pieces.quotient(plus, minus, grads),
         )
+
+    clipped, factor = one.clip(grads, capped=False)
+    assert distance(one.scale(grads, factor), clipped) < 1e-14  # the norm is above the limit
 
     found, wanted = results(one), results(plain(MOMENTUM, DECAY, 0.25))
     assert jax.tree.structure(found) == jax.tree.structure(wanted)

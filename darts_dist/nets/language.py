@@ -39,7 +39,7 @@ class LanguageModel(nnx.Module):
     words: V.  width: of embeddings, states and outputs.  genotype: `genotype.RnnGenotype` of a
     fixed cell; None for the search cell of so many nodes and these operations (names in the order
     of the weights' columns).  axis_name: mesh axis over which the search cell averages its batch
-    statistics, or None.  remat: recompute each step in the backward pass instead of storing it.
+    statistics, or None.  remat: recompute the products of each step too in the backward pass.
     compute: number format of matrix products; dtype: of the parameters.
     """
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from darts_dist.nets.init import uniform
 from darts_dist.nets.norm import (
@@ -25,6 +26,7 @@ from darts_dist.nets.norm import (
 )
 
 INIT_RANGE = 0.04
+MOMENTS = "moments"  # what a norm has averaged, maybe over devices: never computed twice
 ACTIVATIONS = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
@@ -48,7 +50,8 @@ class RecurrentCell(nnx.Module):
     """What both cells share: their matrices, the first state, and the scan over a window.
 
     Each product makes a gate and a candidate side by side; a state is its predecessor moved by the
-    gate towards the activated candidate.  remat: compute a step twice instead of storing it.
+    gate towards the activated candidate.  Of a step the backward pass finds what products and norms
+    gave, and computes the rest again; with `remat` the products too.
     """
 
     def __init__(self, width, nodes, *, keys, compute, remat, dtype):
@@ -75,7 +78,12 @@ class RecurrentCell(nnx.Module):
             carried = output if length is None else jnp.where(time < length, output, hidden)
             return carried, (output, more)
 
-        body = jax.checkpoint(step) if self.remat else step
+        # Storing every intermediate of every step costs far more than computing them twice.
+        policies = jax.checkpoint_policies
+        stored = policies.save_only_these_names(MOMENTS)
+        if not self.remat:
+            stored = policies.save_from_both_policies(stored, policies.dots_saveable)
+        body = jax.checkpoint(step, policy=stored, prevent_cse=False)
         times = jnp.arange(len(inputs))
         hidden, (outputs, more) = jax.lax.scan(body, hidden, (times, gates))
         return outputs, hidden, more
@@ -116,7 +124,8 @@ class RecurrentSearchCell(RecurrentCell):
             def normalise(x):
                 if train:
                     own = (x.mean(0), jnp.square(x).mean(0))
-                    mean, variance = mean_and_variance(own, self.axis_name)
+                    averaged = mean_and_variance(own, self.axis_name)
+                    mean, variance = (checkpoint_name(m, MOMENTS) for m in averaged)
                     moments.append((mean, variance))
                 else:
                     mean, variance = running
