@@ -37,6 +37,7 @@ def start(
     float64: bool = False,
     matmul: str = "float32",
     deterministic: bool = False,
+    eager: bool = False,
     cache: bool = True,
     cache_dir: str = "",
     initialization_timeout_s: int = 60,
@@ -47,9 +48,10 @@ def start(
     platform: "cpu", "cuda", "tpu" or "" for what jax finds. cpu_devices: devices that the CPU is
     split into, 0 for one; JAX_NUM_CPU_DEVICES and --xla_force_host_platform_device_count win.
     float64: 64-bit types on. matmul: "float32", "tensorfloat32" or "default", in what products of
-    float32 are computed. deterministic: GPU kernels whose results never vary. cache: keep compiled
-    programs in cache_dir ("": the user's cache folder). Raises ConfigError for a platform that is
-    not here and for a contradictory environment, ClusterError when the coordinator cannot be.
+    float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
+    will be single operations. cache: keep compiled programs in cache_dir ("": the user's cache
+    folder). Raises ConfigError for a platform that is not here and for a contradictory environment,
+    ClusterError when the coordinator cannot be.
     """
     if platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platform)
@@ -59,14 +61,14 @@ def start(
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", matmul)
-    xla_flags.use_cpu()
+    xla_flags.use_cpu(eager=eager)
     if deterministic:
         xla_flags.use_deterministic()
     if not jax.distributed.is_initialized():
         _join(platform, initialization_timeout_s, heartbeat_timeout_s)
     _check_devices()
     if cache:
-        _use_cache(cache_dir)
+        _use_cache(cache_dir, least_s=0.0 if eager else 0.5)
 
 
 @contextlib.contextmanager
@@ -98,8 +100,8 @@ def _check_devices() -> None:
         ) from error
 
 
-def _use_cache(folder: str) -> None:
-    """Keeps compiled programs on disk; warns when the folder cannot be written."""
+def _use_cache(folder: str, least_s: float) -> None:
+    """Keeps programs that took least_s to compile in a folder; warns where it is not writable."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = folder or os.path.join(home, "darts_dist", "xla")
     if "://" not in folder:
@@ -111,7 +113,7 @@ def _use_cache(folder: str) -> None:
             print(f"warning: no compilation cache in {folder}: {error.strerror}", file=sys.stderr)
             return
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_s)
 
 
 def _join(platform: str, initialization_timeout_s: int, heartbeat_timeout_s: int) -> None:

@@ -56,6 +56,7 @@ def start(config: AnyConfig) -> None:
         float64=config.precision.compute == "float64",
         matmul=config.precision.matmul,
         deterministic=config.precision.deterministic,
+        eager=config.debug.eager,
         cache=config.compile.cache,
         cache_dir=config.compile.cache_dir,
         initialization_timeout_s=config.cluster.initialization_timeout_s,

@@ -20,6 +20,10 @@ CPU = {
     # A third less compile time, and steps as fast as before.
     "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
 }
+CPU_EAGER = {
+    # A program of one operation has nothing to fuse, and compiles in two thirds of the time.
+    "xla_cpu_use_fusion_emitters": "false",
+}
 DETERMINISTIC = {
     # No kernel is chosen by measuring how fast it is, and none sums up in whatever order comes.
     "xla_gpu_deterministic_ops": "true",
@@ -27,17 +31,19 @@ DETERMINISTIC = {
 }
 
 
-def use_cpu() -> None:
+def use_cpu(*, eager: bool = False) -> None:
     """Adds the flags that make XLA for CPU compile faster and run faster.
 
-    Raises ConfigError for a flag of the user that XLA does not know.
+    eager: for many small programs.  Raises ConfigError for a flag of the user that XLA does not
+    know.
     """
+    flags = CPU | (CPU_EAGER if eager else {})
     given = [flag.partition("=")[0][2:] for flag in _flags() if flag.startswith("--")]
-    unknown = _unknown([*given, *CPU])
+    unknown = _unknown([*given, *flags])
     for name in given:
         if name in unknown:
             raise ConfigError(f"XLA_FLAGS has --{name}, unknown to this jaxlib; take it out")
-    _add({name: value for name, value in CPU.items() if name not in unknown})
+    _add({name: value for name, value in flags.items() if name not in unknown})
 
 
 def use_deterministic() -> None:

@@ -1,6 +1,7 @@
 """The mesh, what a process holds of it, gathering and signals, in one process of 8 devices."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -170,6 +171,12 @@ def test_start_sets_devices_types_and_a_cache(tmp_path):
     words, errors = started(tmp_path, {"platform": "cpu", "cpu_devices": 3, "float64": True})
     assert words == ["3", "float64", "()", str(tmp_path / "darts_dist" / "xla")]
     assert errors == ""
+
+
+@pytest.mark.parametrize("eager", (True, False))
+def test_single_operations_are_worth_keeping_where_all_are_single(tmp_path, eager):
+    words, _ = started(tmp_path, {"platform": "cpu", "eager": eager})
+    assert any(pathlib.Path(words[-1]).glob("jit_*")) is eager
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_search as small
+import small_training as training
 from jax.sharding import NamedSharding
 
 from darts_dist import cluster
 from darts_dist.programs import BATCH, SEED, SHARED, SPECS, Program, compile_all
+from darts_dist.searchstep import SearchStep
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "debug_single_gpu.sh"
@@ -66,6 +68,16 @@ def test_a_nan_names_the_operation_and_the_program(how, ahead, capsys):
         made(bad)
 
 
+def test_no_program_has_an_operation_without_a_deterministic_form(float64):
+    config = small.config_of(*ONE, "method.hypergradient=exact")
+    mesh, how = cluster.make_mesh(1, 1, 1), {"mean": (0.5,) * 3, "std": (0.3,) * 3}
+    step = SearchStep(config, mesh, classes=3, epoch_steps=2, layout="channels_last", **how)
+    step.trace((small.PX, small.PX, 3))
+    texts = [program.lower().as_text() for program in step.programs.values()]
+    assert any("stablehlo.convolution" in text for text in texts)
+    assert not any("select_and_scatter" in text for text in texts)
+
+
 def test_an_infinity_is_no_nan():
     made = program(lambda x: 1 / x, stop_at_nan=True)
     assert np.isinf(made(placed(made, SEED, [0.0]))).all()
@@ -84,6 +96,19 @@ def test_an_eager_step_equals_a_compiled_one(float64):
         train, valid = step.place(small.prepared(step, 0), BATCH, whole=True)
         ready = {"train": train, "valid": valid}
         ends.append(small.copied(step.update(small.begun(step), ready, 0.1)))
+    small.near(ends[1], ends[0], 1e-9)
+
+
+@pytest.mark.medium
+def test_an_eager_training_step_equals_a_compiled_one(float64):
+    # In parts and with cells computed twice: loops and recomputing are Python's then, too.
+    sizes = (*ONE, "network.layers=1", "data.accumulate=2", "network.remat=true")
+    ends = []
+    for changes in ((), ("debug.eager=true",)):
+        task = training.training(*sizes, *changes)
+        task.compile()
+        states, seen = training.run(task, 1)
+        ends.append((small.copied(states), seen, small.copied(task.evaluate(states))))
     small.near(ends[1], ends[0], 1e-9)
 
 
