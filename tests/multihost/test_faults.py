@@ -11,7 +11,7 @@ import time
 import launching
 import pytest
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.timeout(600)]
 LONG = ("schedule.steps_per_epoch=4000", "log.every_steps=10", "checkpoint.every_steps=10")
 SPLITS = {"data": "seeds.count=1", "seed": "seeds.count=2"}
 """What the processes share: a batch, with messages in every step, or only checkpoints."""
@@ -148,7 +148,7 @@ def fill(path):
 
 @contextlib.contextmanager
 def small_disk(folder):
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=True)
     try:
         yield
     finally:
