@@ -5,6 +5,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_debug_shows_the_network_and_stops_at_a_nan(tmp_path):
     done = search(str(ROOT / "configs/tiny.toml"), *TINY, "--debug", rate, *workdir)
     assert done.returncode == 3, done.stderr
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "classifier      1x1x4" in log and "classifier      1x1x4" in done.stdout
+    assert all(re.search(r"classifier +2x2x4 ", text) for text in (log, done.stdout)), log
     assert "Traceback" in done.stderr and "darts_dist/nets/" in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("darts-dist: error: seed 0, step 2: invalid value (nan) encountered in ")
