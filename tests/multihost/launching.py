@@ -56,9 +56,9 @@ def running(command, output=None, **settings):
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:  # once it is waited for, its number may be another's
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.wait()
         if process.stdout is not None:
             process.stdout.close()
 
