@@ -191,7 +191,7 @@ def test_evaluate_scores_a_file_on_the_test_pictures(tmp_path, told, capsys):
     assert 0 < one["valid_error_top5"] < one["valid_error"]
     sizes = {k: v.size for k, v in weights().items() if "running" not in k}
     assert found["metrics"]["parameters"] == sum(sizes.values())
-    assert found["metrics"]["examples"] == 100 and found["metrics"]["multiply_adds"] > 10**5
+    assert found["metrics"]["examples"] == 100 and found["metrics"]["multiply_adds"] > 10**4
     assert darts("evaluate", path, *SETTINGS) == 0
     out = capsys.readouterr().out
     assert f"file: {path}" in out and "valid error top5" in out and "multiply-adds: " in out
@@ -199,13 +199,14 @@ def test_evaluate_scores_a_file_on_the_test_pictures(tmp_path, told, capsys):
 
 
 @pytest.mark.medium
-def test_a_file_becomes_a_run_that_is_scored_trained_and_written_back(tmp_path, told):
+def test_a_file_becomes_a_run_that_is_scored_trained_and_written_back(tmp_path, told, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path, run = put(tmp_path / "net.pt", weights()), tmp_path / "run"
     assert tool(path, run, *SETTINGS, *TRAINING) == 0
     same, imported = told(path, *SETTINGS), told(run)
     assert imported["seeds"] == same["seeds"] and imported["metrics"]["step"] == 0
     assert genotype.load(str(run)) == GENOTYPE
-    assert tool("--export", run, tmp_path / "back.pt") == 0
+    assert tool("--export", run.relative_to(tmp_path), tmp_path / "back.pt") == 0
     back = torchfile.read_state(tmp_path / "back.pt")
     assert list(back) == list(weights())
     for name, value in weights().items():

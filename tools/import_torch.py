@@ -112,6 +112,7 @@ def newest(run):
     if not folder.exists():
         raise CheckpointError(f"{folder} is not there: {run} is no run, or has saved nothing yet")
     checkpoint.quiet()
+    folder = folder if "://" in str(run) else folder.resolve()
     every = [one for one in folder.iterdir() if one.name.isdecimal() and checkpoint.complete(one)]
     for one in sorted(every, key=lambda path: -int(path.name)):
         try:
