@@ -97,7 +97,7 @@ class Run:
         self.init = self.program("init", one.init, SEED)
         self.gradient = self.program("gradient", one.gradient("both"), *gradient)
         self.penalised = self.program(
-            "penalised", SearchSeed(self.config, full, None, 1).gradient("params"), *gradient
+            "penalised", SearchSeed(self.config, full, None, 1).gradient("both"), *gradient
         )
         self.forward = self.program("forward", self.hidden_after, *gradient, gives=BATCH)
         taken = (SEED, SEED, SEED, SEED, SEED, SCALAR)
@@ -261,7 +261,8 @@ def trajectory(case, bits):
                 "raw_loss": raw[0],
                 "grad_norm_before_clip": metrics["grad_norm"][0],
                 "alphas": alphas[rnn.CELL][0],
-                "grad_alphas": about["alpha_grads"][rnn.CELL][0],
+                # The weight step's backward pass adds onto it there, where the vectors read it.
+                "grad_alphas": (about["alpha_grads"][rnn.CELL] + here["alphas"][rnn.CELL])[0],
                 "hidden": hidden[0][None],
                 "hidden_valid": hidden[1][None],
                 "theta_norm": norm(first_seed(state.params)),
