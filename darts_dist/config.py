@@ -250,6 +250,7 @@ WITHOUT_EFFECT = (
     "cluster.",
     "compile.",
     "debug.nans",
+    "debug.replicas",
 )
 """Starts of the keys that do not change what a run finds."""
 

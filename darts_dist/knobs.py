@@ -272,9 +272,12 @@ class Compile(Table, frozen=True, kw_only=True):
 
 
 class Debug(Table, frozen=True, kw_only=True):
-    """finding faults; on one device (mesh.seed=1 mesh.data=1)"""
+    """finding faults; nans and eager on one device (mesh.seed=1 mesh.data=1)"""
 
     nans: Annotated[bool, about("stop at the first NaN and name the operation it is from")] = False
     eager: Annotated[
         bool, about("compile nothing: prints and breakpoints see values; minutes a step at first")
     ] = False
+    replicas_every_steps: Annotated[
+        int, about("compare the state's copies so often, besides at saves and epochs; 0: no", ge=0)
+    ] = 0

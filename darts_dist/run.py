@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from darts_dist import agreement, cluster, loop, metrics, opening, packing, processes
+from darts_dist import agreement, cluster, loop, metrics, opening, packing, processes, replicas
 from darts_dist import config as configs
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.data import sources
-from darts_dist.errors import CheckpointError, DivergedError, InputError, Interrupted
+from darts_dist.errors import CheckpointError, ClusterError, DivergedError, InputError, Interrupted
 from darts_dist.events import Events
 from darts_dist.metrics import Recorder
 from darts_dist.task import States, Task
@@ -152,6 +152,7 @@ class Run:
         self.journal = journal(task, self.recorder, self.events)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self.alive = np.ones(len(self.seeds), bool)
+        self.compared = 0  # the last step whose copies of the states were found equal
         self.resumed_from: list[int] = []
         self.timings: dict[str, float] = {}
 
@@ -241,7 +242,25 @@ class Run:
 
     def _advance(self, states: States, batch: Any, done: int) -> tuple[States, Any]:
         with self._stopped_at_nan(done + 1):
-            return self.task.advance(states, batch, done // self.pace.epoch)
+            states, metrics = self.task.advance(states, batch, done // self.pace.epoch)
+        every = self.config.debug.replicas_every_steps
+        if every and (done + 1) % every == 0:
+            self._compare(done + 1, states)
+        return states, metrics
+
+    def _compare(self, done: int, states: States) -> None:
+        """Stops the run where replicas of a seed have come apart; no such state is saved."""
+        if self.task.mesh.shape["data"] == 1 or done == self.compared:
+            return
+        if odd := replicas.odd_ones(states):
+            self.checkpoints.wait()
+            cluster.leave()
+            raise ClusterError(
+                f"the copies of a seed's state differ at step {done} on {odd}: a device or a link "
+                "computes wrongly; take it out of the run and start again; last good: "
+                f"{self._last_good()}"
+            )
+        self.compared = done
 
     def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
         self._watch(done, values["alive"])
@@ -271,15 +290,21 @@ class Run:
             ) from error
 
     def _advice(self) -> str:
+        return (
+            f"last good: {self._last_good()}; lower weights.learning_rate or clip more "
+            "(weights.clip_norm)"
+        )
+
+    def _last_good(self) -> str:
         good = self.checkpoints.steps()
-        kept = f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
-        return f"last good: {kept}; lower weights.learning_rate or clip more (weights.clip_norm)"
+        return f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
 
     def _end_epoch(self, epoch: int, states: States) -> None:
         last = epoch + 1 == self.config.schedule.epochs
         done = (epoch + 1) * self.pace.epoch
         every = self.config.evaluation.every_epochs
         due = last or (epoch + 1) % every == 0
+        self._compare(done, states)
         wanted = self.task.show(states, *self.task.shown)
         if due:
             with self._stopped_at_nan(done):
@@ -289,6 +314,7 @@ class Run:
         self.journal.epoch(epoch, done, seen)
 
     def _save(self, done: int, states: States) -> None:
+        self._compare(done, states)
         meta = opening.meta(self.config, self.pace.epoch, self.resumed_from, self.task.about())
         self.checkpoints.save(done, self.task.join(states), meta)
 

@@ -13,7 +13,7 @@ LAYERS = {
     0: "agreement config trainconfig ending errors genotype cluster hlo knobs processes schema"
     " watchdog xla_flags",
     1: "spaces nets data",
-    2: "methods checkpoint packing metrics events optim losses data.pipeline picture"
+    2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
     " searchwork",
