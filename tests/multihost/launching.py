@@ -164,3 +164,23 @@ def told(workdir):
     """Returns (seconds since the launcher's start, text) of each line of its own log."""
     text = (pathlib.Path(workdir) / "processes" / "launcher.log").read_text()
     return [(float(s), said) for s, said in re.findall(r"launch_local: ([\d.]+) s: (.*)", text)]
+
+
+class Watch:
+    """What a fault costs, measured: properties `seen_s` and `lost_steps` in a report of pytest's
+    (`--junitxml`), from which the table in docs/reliability.md is made."""
+
+    def __init__(self, record, workdir):
+        self.record, self.workdir, self.began = record, pathlib.Path(workdir), time.monotonic()
+
+    def seen(self):
+        """Records, and returns, the seconds since the fault."""
+        seen_s = time.monotonic() - self.began
+        self.record("seen_s", f"{seen_s:.2f}")
+        return seen_s
+
+    def lost(self):
+        """Records the steps that were reported and that no checkpoint has."""
+        steps = re.findall(r"^step (\d+)/", (self.workdir / "log.txt").read_text(), re.M)
+        last = max(map(int, steps), default=0)
+        self.record("lost_steps", str(max(last - newest(self.workdir), 0)))

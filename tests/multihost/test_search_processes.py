@@ -43,10 +43,13 @@ def alone(tmp_path_factory):
     return finish(tmp_path_factory.mktemp("alone") / "run", 1, 8)
 
 
-def test_two_processes_of_four_devices_end_as_one_of_eight(alone, tmp_path):
-    split = finish(tmp_path / "run", 2, 4)
+@pytest.mark.parametrize(
+    ("processes", "devices"), [(2, 4), pytest.param(4, 2, marks=pytest.mark.slow)]
+)
+def test_devices_split_over_processes_end_as_eight_of_one(alone, tmp_path, processes, devices):
+    split = finish(tmp_path / "run", processes, devices)
     assert split["state_digest"] == alone["state_digest"]
-    assert split["devices"]["processes"] == 2
+    assert split["devices"]["processes"] == processes
     assert split["devices"]["mesh"] == alone["devices"]["mesh"] == {"seed": 2, "data": 4}
 
 

@@ -11,7 +11,7 @@ import launching
 import pytest
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.timeout(600)]
-LONG = ("schedule.steps_per_epoch=4000", "log.every_steps=10", "checkpoint.every_steps=10")
+LONG = ("schedule.steps_per_epoch=4000", "log.every_steps=2", "checkpoint.every_steps=10")
 
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0
@@ -54,7 +54,7 @@ def two_hosts():
 
 
 @needs_namespaces
-def test_a_lost_host_is_seen_and_the_search_ends_on_the_other(tmp_path):
+def test_a_lost_host_is_seen_and_the_search_ends_on_the_other(tmp_path, record_property):
     workdir = tmp_path / "run"
     sizes = ("schedule.epochs=1", "schedule.steps_per_epoch=400", "checkpoint.every_steps=20")
     with two_hosts() as (names, link):
@@ -62,25 +62,34 @@ def test_a_lost_host_is_seen_and_the_search_ends_on_the_other(tmp_path):
         command = launching.launcher(2, 1, launching.search(workdir, *sizes), *options)
         with launching.running(command) as process:
             launching.until(lambda: launching.newest(workdir) or process.poll() is not None, 180)
+            watch = launching.Watch(record_property, workdir)
             subprocess.run(["ip", "link", "set", link, "down"], check=True)
+            lost = f"host {names[1]} does not answer"
+            launching.until(lambda: any(lost in text for _, text in launching.told(workdir)))
+            watch.seen()
+            watch.lost()
             assert process.wait(300) == 0
     said = [text for _, text in launching.told(workdir)]
-    assert any(f"host {names[1]} does not answer" in text for text in said)
     assert f"start 2: 1 process x 2 CPU devices on {names[0]}" in said
     result = json.loads((workdir / "result.json").read_text())
     assert result["devices"]["processes"] == 1
     assert len(result["resumed_from"]) == 1 and result["resumed_from"][0] > 0
 
 
-def test_a_launcher_that_is_killed_or_interrupted_leaves_a_run_that_resumes(tmp_path):
+def test_a_launcher_that_is_killed_or_interrupted_leaves_a_run_that_resumes(
+    tmp_path, record_property
+):
     workdir = tmp_path / "run"
     command = launching.launcher(2, 1, launching.search(workdir, *LONG), "--max-restarts", "5")
     with launching.running(command) as process:
         launching.until(lambda: launching.newest(workdir) or process.poll() is not None, 180)
         workers = launching.children(process.pid)
         assert len(workers) == 2
+        watch = launching.Watch(record_property, workdir)
         process.kill()
         launching.until(lambda: not any(launching.alive(pid) for pid in workers), 5)
+        watch.seen()
+        watch.lost()
     kept = launching.newest(workdir)
     with launching.running(command) as process:
         launching.until(lambda: launching.newest(workdir) > kept or process.poll() is not None, 180)
