@@ -203,7 +203,8 @@ def place(path: str) -> epath.Path:
             f"{path}: {kind} is unknown; wanted a path, gs://... or s3://..."
         ) from None
     except ImportError as error:
-        raise InputError(f"{path} cannot be reached: {error}") from None
+        more = "; pip install 'darts-dist[gcs]'" if path.startswith("gs://") else ""
+        raise InputError(f"{path} cannot be reached: {error}{more}") from None
     return found
 
 
