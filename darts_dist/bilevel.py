@@ -14,10 +14,10 @@ from darts_dist.data.sources import Pictures
 from darts_dist.genotype import Genotype
 from darts_dist.searchstep import SearchStep
 from darts_dist.spaces import derive, table
-from darts_dist.task import States, Task
+from darts_dist.task import PictureTask, States
 
 
-class Search(Task):
+class Search(PictureTask):
     """The searches of a config's seeds, side by side; States go in, moved ones come out.
 
     config: what is searched and how; where records go does not matter here.

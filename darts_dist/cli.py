@@ -13,27 +13,26 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import darts_dist
 from darts_dist import config, ending, processes, schema, trainconfig, weightfile
 from darts_dist.errors import ConfigError, InputError, StorageError
 from darts_dist.knobs import Table
-from darts_dist.trainconfig import SelectConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
     """What a verb is: its module's `run(config, workdir, debug)` returns its result.
 
-    struct: of its config.  load(path, overrides) -> config.  takes: what its first word is: a
-    config file, or a run (or a file in its place) that is its workdir too.
+    structs: of its config, by space.kind.  load(path, overrides) -> config.  takes: what its first
+    word is: a config file, or a run (or a file in its place) that is its workdir too.
     """
 
     module: str
     use: str
-    struct: type[Table]
+    structs: Mapping[str, type[Table]]
     load: Callable[[Any, Sequence[str]], Any]
     takes: str = "[CONFIG.toml]"
 
@@ -47,26 +46,26 @@ VERBS = {
     "search": Verb(
         "darts_dist.search",
         "search cells by gradient descent, one genotype a seed",
-        config.Config,
+        config.SEARCHES,
         config.load,
     ),
     "train": Verb(
         "darts_dist.train",
         "train the network of a genotype (genotype=NAME, file or run) and score it",
-        TrainConfig,
+        trainconfig.TRAININGS,
         trainconfig.load,
     ),
     "select": Verb(
         "darts_dist.select",
         "train the cells of a search briefly, rank them, keep the best",
-        SelectConfig,
+        trainconfig.SELECTIONS,
         trainconfig.of_search,
         takes="RUN",
     ),
     "evaluate": Verb(
         "darts_dist.evaluate",
-        "score the networks of a run, or one in a file of PyTorch, on the test pictures",
-        TrainConfig,
+        "score the networks of a run, or one in a file of PyTorch, on what was held out",
+        trainconfig.TRAININGS,
         weightfile.of_target,
         takes="RUN | FILE.pt",
     ),
@@ -90,6 +89,7 @@ DEBUG = (
     "debug.nans=true",
 )
 """What `--debug` sets, unless the command line says otherwise."""
+NOUNS = {"cnn": "pictures (space.kind=cnn, the default)", "rnn": "texts (space.kind=rnn)"}
 UNWRITABLE = ending.STORAGE_ERRNO | {errno.EACCES, errno.EPERM}
 
 
@@ -197,11 +197,12 @@ def _help(verb: str) -> str:
         usage = usage.replace("VERB", verb).replace("[CONFIG.toml | RUN]", VERBS[verb].takes)
     parts = [f"{usage}\n", f"Verbs:\n{verbs}\n", f"Options:\n{OPTIONS}\n"]
     if verb:
-        page = config.describe(VERBS[verb].struct)
-        parts.append(f"Knobs, as key = default, with what is taken:\n\n{page}")
+        for kind, struct in VERBS[verb].structs.items():
+            heading = f"Knobs of {NOUNS[kind]}, as key = default, with what is taken:"
+            parts.append(f"{heading}\n\n{config.describe(struct)}\n")
     else:
         parts.append("darts-dist VERB --help lists every knob.")
-    return "\n".join(parts)
+    return "\n".join(parts).rstrip("\n")
 
 
 def _resolve(verb: Verb, words: list[str], debug: bool) -> tuple[str, Any]:
@@ -211,7 +212,7 @@ def _resolve(verb: Verb, words: list[str], debug: bool) -> tuple[str, Any]:
     for word in words:
         if "=" in word and not (word.endswith(".toml") and os.path.exists(word)):
             overrides.append(word)
-        elif word in schema.knobs(verb.struct):
+        elif any(word in schema.knobs(struct) for struct in verb.structs.values()):
             raise ConfigError(f"{word} has no value; write {word}=VALUE")
         elif path is not None:
             raise InputError(f"{word} is neither the {kind}, which is {path}, nor key.path=VALUE")
@@ -261,11 +262,13 @@ def summary(result: dict[str, Any], workdir: str) -> str:
                 )
     if result.get("best_seed") is not None:
         lines.append(f"best: seed {result['best_seed']}")
-    for key in ("valid_error", "valid_error_top5"):
+    percent, plain = ("valid_error", "valid_error_top5"), ("valid_perplexity", "test_perplexity")
+    for key in (*percent, *plain):
         mean = result.get("metrics", {}).get(f"{key}_mean")
         if mean is not None:
-            deviation = result["metrics"][f"{key}_deviation"]
-            lines.append(f"{key.replace('_', ' ')}: {mean:.2f} % (deviation {deviation:.2f})")
+            deviation, unit = result["metrics"][f"{key}_deviation"], " %" if key in percent else ""
+            name = key.replace("_", " ")
+            lines.append(f"{name}: {mean:.2f}{unit} (deviation {deviation:.2f})")
     if "multiply_adds" in result.get("metrics", {}):
         found = result["metrics"]
         lines.append(
@@ -277,13 +280,15 @@ def summary(result: dict[str, Any], workdir: str) -> str:
 
 def _table(cells: list[dict[str, Any]]) -> list[str]:
     """Returns the ranking of cells as lines of a table."""
-    rows = [("cell", "error", "deviation", "loss", "parameters", "multiply-adds")]
+    words = any("valid_perplexity_mean" in cell for cell in cells)
+    score, unit = ("perplexity", "") if words else ("error", " %")
+    rows = [("cell", score, "deviation", "loss", "parameters", "multiply-adds")]
     for cell in cells:
         if cell["status"] == "completed":
-            error, deviation = cell["valid_error_mean"], cell["valid_error_deviation"]
+            mean, deviation = (cell[f"valid_{score}_{name}"] for name in ("mean", "deviation"))
             loss = cell["valid_loss_mean"]
             numbers = (
-                f"{error:.2f} %",
+                f"{mean:.2f}{unit}",
                 f"{deviation:.2f}",
                 f"{loss:.4f}",
                 f"{cell['parameters']:,}",
@@ -301,6 +306,7 @@ def _table(cells: list[dict[str, Any]]) -> list[str]:
 
 def _scores(seed: dict[str, Any]) -> str:
     units = {"train_loss": "", "valid_loss": "", "valid_accuracy": " %"}
+    units |= {"valid_perplexity": "", "test_perplexity": ""}
     known = [key for key in units if isinstance(seed.get(key), int | float)]
     return "".join(f", {key.replace('_', ' ')} {seed[key]:.4g}{units[key]}" for key in known)
 

@@ -6,8 +6,8 @@ It holds numbers and names only. It is checked once, here; everywhere else it is
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -35,6 +35,17 @@ from darts_dist.knobs import (
     Table,
     Weights,
 )
+from darts_dist.textknobs import (
+    TextAlphas,
+    TextData,
+    TextEvaluation,
+    TextMethod,
+    TextNetwork,
+    TextRegularisation,
+    TextSchedule,
+    TextSpace,
+    TextWeights,
+)
 
 __all__ = [
     "FREE_ON_RESUME",
@@ -55,6 +66,7 @@ __all__ = [
     "Schedule",
     "Seeds",
     "Space",
+    "TextConfig",
     "Weights",
     "config_hash",
     "describe",
@@ -92,17 +104,56 @@ class Config(Table, frozen=True, kw_only=True):
         check(self)
 
 
+class TextConfig(Table, frozen=True, kw_only=True):
+    """All knobs of a search of recurrent cells; made whole and checked, or not at all."""
+
+    name: NameOfRun = "text"
+    space: TextSpace = TextSpace()
+    network: TextNetwork = TextNetwork()
+    data: TextData = TextData()
+    seeds: Seeds = Seeds()
+    mesh: Mesh = Mesh()
+    batch_norm: BatchNorm = BatchNorm()
+    precision: Precision = Precision()
+    method: TextMethod = TextMethod()
+    weights: TextWeights = TextWeights()
+    alphas: TextAlphas = TextAlphas()
+    regularisation: TextRegularisation = TextRegularisation()
+    schedule: TextSchedule = TextSchedule()
+    evaluation: TextEvaluation = TextEvaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    cluster: Cluster = Cluster()
+    compile: Compile = Compile()
+    debug: Debug = Debug()
+
+    def __post_init__(self):
+        """Raises a ConfigError for the first rule between knobs that does not hold."""
+        check_operations(self.space.operations)
+        if self.batch_norm.sync.startswith("group"):
+            _fail("batch_norm.sync", self.batch_norm.sync, "batch | state for texts")
+        check_batch(self)
+
+
+SEARCHES: dict[str, type[Table]] = {"cnn": Config, "rnn": TextConfig}
+"""What a search's config is, by space.kind."""
+
+
 def check(config: Config) -> None:
     """Raises a ConfigError for the first rule between knobs that does not hold."""
-    operations = config.space.operations
+    check_operations(config.space.operations)
+    check_pictures(config.network, config.data)
+    check_rates(config.weights)
+    check_batch(config)
+
+
+def check_operations(operations: Sequence[str]) -> None:
+    """Raises a ConfigError for candidates that no cell can be made of."""
     for operation in operations:
         if operations.count(operation) > 1:
             _fail("space.operations", operations, f"{operation} once")
     if set(operations) <= {"none"}:
         _fail("space.operations", operations, "at least one operation besides none")
-    check_pictures(config.network, config.data)
-    check_rates(config.weights)
-    check_batch(config)
 
 
 def check_pictures(network: Any, data: DataSource) -> None:
@@ -147,33 +198,53 @@ def _fail(key: str, found: Any, wanted: str) -> None:
     raise ConfigError(f"{key} = {schema.literal(found)}; wanted {wanted}")
 
 
-Kind = TypeVar("Kind", bound=Table)
-LATER = {
-    "space.kind": {"rnn": "recurrent cells"},
+Structs = type[Table] | Mapping[str, type[Table]]  # one, or those by space.kind
+HINTS = {
     "data.kind": {
-        "array_record": "ArrayRecord files",
-        "text": "texts",
-    },
+        "array_record": "ArrayRecord files are not in this version",
+        "text": "texts go with space.kind=rnn",
+    }
 }
 """Values that are known by name and answered with more than "wanted ..."."""
 
 
-def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
+def choose(structs: Structs, tree: Mapping[str, Any], overrides: Sequence[str]) -> type[Table]:
+    """Returns the struct that space.kind asks for, in a tree of tables and what lies on top."""
+    if not isinstance(structs, Mapping):
+        return structs
+    space = tree.get("space")
+    kind = space.get("kind", "cnn") if isinstance(space, dict) else "cnn"
+    for one in overrides:
+        key, _, literal = one.partition("=")
+        if key.strip() == "space.kind":
+            kind = literal.strip().strip("\"'")
+    if not isinstance(kind, str) or kind not in structs:
+        raise ConfigError(
+            f"space.kind = {schema.literal(kind)}; wanted {' | '.join(structs)}"
+            f"{schema.nearest(str(kind), structs)}"
+        )
+    return structs[kind]
+
+
+def load(path: str | None, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of a search from a TOML file (None: the packaged sample).
 
     path: a local file or any path that epath can read.  overrides: texts `key.path=VALUE`, on top.
-    Raises a ConfigError that names the file, or the key with what was found and what is wanted.
+    Returns a `Config`, or a `TextConfig` where space.kind = "rnn".  Raises a ConfigError that names
+    the file, or the key with what was found and what is wanted.
     """
-    return load_as(Config, path, overrides, packaged="sample")
+    return load_as(SEARCHES, path, overrides, packaged="sample")
 
 
 def load_as(
-    struct: type[Kind], path: str | None, overrides: Sequence[str] = (), *, packaged: str
-) -> Kind:
-    """Returns the `struct` of a TOML file (None: the one `packaged` by this name); see `load`."""
+    structs: Structs, path: str | None, overrides: Sequence[str] = (), *, packaged: str
+) -> Any:
+    """Returns the struct of a TOML file (None: the one `packaged` by this name); see `load`."""
     if path is None:
+        if isinstance(structs, Mapping) and choose(structs, {}, overrides) is not structs["cnn"]:
+            return parse_as(structs, "", "the command line", "text", overrides)
         file = importlib.resources.files("darts_dist").joinpath(f"configs/{packaged}.toml")
-        return parse_as(struct, file.read_text(), f"configs/{packaged}.toml", packaged, overrides)
+        return parse_as(structs, file.read_text(), f"configs/{packaged}.toml", packaged, overrides)
     file = place(path)
     try:
         if file.is_dir():
@@ -186,7 +257,7 @@ def load_as(
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{path} cannot be read: {reason}; wanted a TOML file") from None
-    return parse_as(struct, text, path, file.stem, overrides)
+    return parse_as(structs, text, path, file.stem, overrides)
 
 
 def place(path: str) -> epath.Path:
@@ -208,27 +279,26 @@ def place(path: str) -> epath.Path:
     return found
 
 
-def parse(text: str, where: str, name: str = "sample", overrides: Sequence[str] = ()) -> Config:
+def parse(text: str, where: str, name: str = "sample", overrides: Sequence[str] = ()) -> Any:
     """Returns the config of a TOML text; `where` names it in errors, `name` is its run's."""
-    return parse_as(Config, text, where, name, overrides)
+    return parse_as(SEARCHES, text, where, name, overrides)
 
 
 def parse_as(
-    struct: type[Kind], text: str, where: str, name: str, overrides: Sequence[str] = ()
-) -> Kind:
-    """Returns the `struct` of a TOML text; see `parse`."""
+    structs: Structs, text: str, where: str, name: str, overrides: Sequence[str] = ()
+) -> Any:
+    """Returns the struct of a TOML text, that one or the one for its space; see `parse`."""
     tree = {"name": name} | schema.parse(text, where)
+    struct = choose(structs, tree, overrides)
     for one in overrides:
         tree = schema.override(struct, tree, one)
-    for key, later in LATER.items():
+    for key, hints in HINTS.items():
         table, _, knob = key.partition(".")
         values = tree.get(table)
         value = values.get(knob) if isinstance(values, dict) else None
-        if isinstance(value, str) and value in later:
-            wanted = schema.knobs(struct)[key].wanted
-            raise ConfigError(
-                f'{key} = "{value}": {later[value]} are not in this version; wanted {wanted}'
-            )
+        known = schema.knobs(struct)[key]
+        if isinstance(value, str) and value in hints and value not in known.choices:
+            raise ConfigError(f'{key} = "{value}": {hints[value]}; wanted {known.wanted}')
     return schema.convert(struct, tree)
 
 

@@ -11,48 +11,83 @@ import jax
 import numpy as np
 from etils import epath
 
-from darts_dist import cluster, genotype, torchfile, train, weightfile
+from darts_dist import cluster, genotype, texttask, torchfile, train, weightfile
 from darts_dist import run as runs
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.data import sources
 from darts_dist.data.sources import Pictures
 from darts_dist.errors import CheckpointError, ConfigError, InputError
-from darts_dist.genotype import CnnGenotype
 from darts_dist.interop import COUNTER, Tree, from_torch
 from darts_dist.interop_network import network_entries
 from darts_dist.task import States
-from darts_dist.trainconfig import TrainConfig
+from darts_dist.tellings import TELLINGS
+from darts_dist.texttask import TextTraining
+from darts_dist.trainconfig import TextTrainConfig, TrainConfig
 from darts_dist.training import Training
-from darts_dist.trainjournal import scores
 
 
-def run(config: TrainConfig, workdir: str, debug: bool) -> dict[str, Any]:
-    """Returns every seed's loss and errors (per cent); workdir: of a run, or a file of PyTorch."""
+def run(config: TrainConfig | TextTrainConfig, workdir: str, debug: bool) -> dict[str, Any]:
+    """Returns every seed's scores: loss and errors (per cent), or losses and perplexities.
+
+    workdir: of a run, or a file of PyTorch.
+    """
+    del debug
     runs.start(config)
-    task, states, about = (_of_file if weightfile.is_file(workdir) else _of_run)(config, workdir)
-    sums = jax.device_get(cluster.gather(task.evaluate(states)))
+    if isinstance(config, TextTrainConfig):
+        task, states, about = _text_of(config, workdir)
+        found = jax.device_get(cluster.gather(task.last_scores(states)))
+        rows = [TELLINGS["rnn"].last(found, at) for at in range(len(task.seeds))]
+        about["words"] = int(task.test[1:].size)
+    else:
+        make = _of_file if weightfile.is_file(workdir) else _of_run
+        task, states, about = make(config, workdir)
+        sums = jax.device_get(cluster.gather(task.evaluate(states)))
+        rows = [TELLINGS["cnn"].line("valid", sums, at) for at in range(len(task.seeds))]
+        about["examples"] = int(sums["count"][0])
     seeds = [
-        {"seed": seed, "status": "completed", **scores(sums, at)}
-        for at, seed in enumerate(task.seeds)
+        {"seed": seed, "status": "completed", **row}
+        for seed, row in zip(task.seeds, rows, strict=True)
     ]
     metrics: dict[str, Any] = {
         **about,
-        "examples": int(sums["count"][0]),
         "parameters": task.parameters,
         "multiply_adds": task.multiply_adds,
     }
-    for key in ("valid_loss", "valid_error", "valid_error_top5"):
-        every = [one[key] for one in seeds]
+    for key in rows[0]:
+        every = [one[key] for one in rows]
         metrics[f"{key}_mean"] = statistics.fmean(every)
         metrics[f"{key}_deviation"] = statistics.stdev(every) if len(every) > 1 else 0.0
     return {"verb": "evaluate", "status": "completed", "seeds": seeds, "metrics": metrics}
 
 
-def _of_run(config: TrainConfig, workdir: str) -> tuple[Training, States, dict[str, Any]]:
+def _text_of(config: TextTrainConfig, target: str) -> tuple[TextTraining, States, dict[str, Any]]:
+    """Returns a task on the texts that a config names, and states whose best weights are those of
+    a run, or of a file.
+    """
+    if not weightfile.is_file(target):
+        return _of_run(config, target)
+    params, there = weightfile.read_recurrent(target)
+    value = train.load_genotype(config) if config.genotype or there is None else there
+    task = TextTraining(config, value, texttask.load(config))
+    wanted, found = (jax.tree.map(lambda x: x.shape, one) for one in (task.shapes(), params))
+    if wanted != found:
+        raise CheckpointError(
+            f"{target} has tensors of other sizes: {_sizes(found)}; the config and its texts "
+            f"make {_sizes(wanted)}; check data.path, genotype and network.channels"
+        )
+    return task, task.init_with(params), {}
+
+
+def _sizes(shapes: Any) -> str:
+    words, width = shapes["embedding"]
+    return f"{words} words, {width} channels, {shapes['cell']['nodes'][0]} nodes"
+
+
+def _of_run(config: Any, workdir: str) -> tuple[Any, States, dict[str, Any]]:
     folder = epath.Path(workdir)
     path = folder / "genotype.json"
-    value = genotype.load(str(path), "cnn") if path.exists() else train.load_genotype(config)
-    assert isinstance(value, CnnGenotype)
+    kind = config.space.kind
+    value = genotype.load(str(path), kind) if path.exists() else train.load_genotype(config)
     task = train.make_training(config, value)
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     like = runs.shapes(task.join(task.init()))

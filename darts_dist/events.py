@@ -38,12 +38,17 @@ from darts_dist.metrics import storage
 ABOUT = {
     "loss/train": "training loss of one step's batch, before the step",
     "loss/train_epoch": "mean of the training loss over an epoch's steps",
-    "loss/valid": "mean cross entropy after an epoch, over the pictures that score: in a search, "
-    "those that train the alphas",
+    "loss/valid": "mean cross entropy after an epoch, over the pictures or words that score: in a "
+    "search, those that train the alphas",
     "loss/alpha_batch": "cross entropy of one step's batch for the alphas, where the method takes "
     "their gradient",
     "accuracy/train": "per cent right of one step's training batch, before the step",
     "accuracy/train_epoch": "per cent right over an epoch's training steps",
+    "perplexity/train": "e to the power of one step's training loss, before the step",
+    "perplexity/train_epoch": "e to the power of the mean training loss over an epoch's steps",
+    "perplexity/valid": "e to the power of a word's mean cross entropy after an epoch, over the "
+    "text that scores",
+    "perplexity/alpha_batch": "e to the power of the loss of one step's batch for the alphas",
     "accuracy/valid": "per cent right after an epoch, over the pictures that score",
     "accuracy/valid_top5": "per cent of those pictures whose class is among the five likeliest",
     "accuracy/alpha_batch": "per cent right of one step's batch for the alphas, where the method "
@@ -51,12 +56,16 @@ ABOUT = {
     "gradient_norm/weights": "norm of the weights' gradient, before clipping",
     "gradient_norm/alphas": "norm of the alphas' gradient, of both cells together",
     "learning_rate/weights": "learning rate of the weights; that of alphas is constant",
-    "speed/examples_per_s": "training pictures in a second, over all seeds",
+    "speed/examples_per_s": "training pictures or words in a second, over all seeds",
     "speed/step_ms": "time of one step of all seeds",
     "alphas/entropy_normal": "normal cell: entropy of the mixture weights over log K, mean over "
     "edges; 1: all K operations count alike, 0: one is chosen on each edge",
     "alphas/entropy_reduce": "reduction cell: entropy of the mixture weights over log K, mean over "
     "edges; 1: all K operations count alike, 0: one is chosen on each edge",
+    "alphas/entropy_recurrent": "recurrent cell: entropy of the mixture weights over log K, mean "
+    "over edges; 1: all K operations count alike, 0: one is chosen on each edge",
+    "alphas/weights_recurrent": "recurrent cell: mixture weights in per cent, edges by operations",
+    "cells/recurrent": "the recurrent cell that would be derived",
     "alphas/weights_normal": "normal cell: mixture weights in per cent, edges by operations",
     "alphas/weights_reduce": "reduction cell: mixture weights in per cent, edges by operations",
     "cells/skip_connections_normal": "skip connections in the normal cell that would be derived",

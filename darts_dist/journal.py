@@ -16,43 +16,43 @@ from darts_dist.bilevel import Search
 from darts_dist.events import Events
 from darts_dist.metrics import Recorder
 from darts_dist.spaces import derive
+from darts_dist.tellings import TELLINGS
+from darts_dist.texttask import TextSearch
 
 
 class SearchJournal:
     """Turns a search's numbers into records; `seeds` is in the order of the arrays."""
 
-    def __init__(self, task: Search, recorder: Recorder, events: Events) -> None:
+    def __init__(self, task: Search | TextSearch, recorder: Recorder, events: Events) -> None:
         """Writes through `recorder` and `events`."""
-        self.config, self.seeds = task.config, task.seeds
+        self.config, self.seeds, self.task = task.config, task.seeds, task
+        self.telling = TELLINGS[task.config.space.kind]
         self.recorder, self.events = recorder, events
         self._warned: set[tuple[int, str]] = set()
 
     def begin(self) -> None:
         """Says what each seed's run is, new or resumed."""
         for seed in self.seeds:
-            self.events.hparams(seed, pages.hparams(self.config, seed), pages.METRICS)
+            metrics = pages.METRICS[self.config.space.kind]
+            self.events.hparams(seed, pages.hparams(self.config, seed), metrics)
 
     def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
         """Writes the numbers of one step, f[S] each, and shows how far the run is."""
-        speed = self.config.data.global_batch * len(self.seeds) / max(step_s, 1e-9)
+        speed = self.task.step_examples * len(self.seeds) / max(step_s, 1e-9)
         for at, seed in enumerate(self.seeds):
-            own = {name: float(value[at]) for name, value in values.items() if name != "alive"}
             tags = {
-                "loss/train": own["loss"],
-                "accuracy/train": own["accuracy"],
-                "gradient_norm/weights": own["grad_norm"],
+                **self.telling.step(values, at),
+                "gradient_norm/weights": float(values["grad_norm"][at]),
                 "learning_rate/weights": rate,
                 "speed/examples_per_s": speed,
                 "speed/step_ms": 1000 * step_s,
             }
-            if "valid_loss" in own:
-                tags["loss/alpha_batch"] = own["valid_loss"]
-                tags["accuracy/alpha_batch"] = own["valid_accuracy"]
-                tags["gradient_norm/alphas"] = own["alpha_grad_norm"]
+            if "alpha_grad_norm" in values:
+                tags["gradient_norm/alphas"] = float(values["alpha_grad_norm"][at])
             self.events.write(done, seed, tags)
         losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
         self.recorder.progress(
-            done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s"
+            done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} {self.task.unit}/s"
         )
 
     def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
@@ -65,42 +65,37 @@ class SearchJournal:
             return
         lines, drawn = [], self._draws(epoch)
         for at, seed in enumerate(self.seeds):
-            train, valid = (averages(seen[name], at) for name in ("totals", "valid"))
             alphas = {name: a[at] for name, a in seen["alphas"].items()}
-            cells = derive.from_alphas(alphas, self.config.space.operations)
-            assert isinstance(cells, genotype.CnnGenotype)
-            alive, skips = bool(seen["alive"][at]), pages.skips(cells.normal)
-            lines.append(
-                {
-                    "epoch": epoch,
-                    "step": done,
-                    "seed": seed,
-                    "alive": alive,
-                    "genotype": genotype.to_dict(cells),
-                    "train_loss": train[0],
-                    "train_accuracy": train[1],
-                    "valid_loss": valid[0],
-                    "valid_accuracy": valid[1],
-                    "skip_connections": skips,
-                }
-            )
-            self.recorder.message(
-                f"epoch {epoch} seed {seed}: train loss {train[0]:.4f} accuracy {train[1]:.2f} %, "
-                f"valid loss {valid[0]:.4f} accuracy {valid[1]:.2f} %, {skips} skip connections"
-            )
+            space = self.config.space
+            cells = derive.from_alphas(alphas, space.operations, space.kind)
+            alive = bool(seen["alive"][at])
+            line = {
+                "epoch": epoch,
+                "step": done,
+                "seed": seed,
+                "alive": alive,
+                "genotype": genotype.to_dict(cells),
+                **self.telling.line("train", seen["totals"], at),
+                **self.telling.line("valid", seen["valid"], at),
+            }
+            text = f"epoch {epoch} seed {seed}: {self.telling.text(line)}"
             weights = {name: derive.softmax(a) for name, a in alphas.items()}
             numbers = {
                 "progress/epoch": epoch,
-                "loss/train_epoch": train[0],
-                "loss/valid": valid[0],
-                "accuracy/train_epoch": train[1],
-                "accuracy/valid": valid[1],
-                "cells/skip_connections_normal": skips,
-                "cells/skip_connections_reduce": pages.skips(cells.reduce),
+                **self.telling.epoch(line),
                 **{f"alphas/entropy_{name}": pages.entropy(w) for name, w in weights.items()},
             }
+            texts = {}
+            if isinstance(cells, genotype.CnnGenotype):
+                line["skip_connections"] = skips = pages.skips(cells.normal)
+                text += f", {skips} skip connections"
+                numbers["cells/skip_connections_normal"] = skips
+                numbers["cells/skip_connections_reduce"] = pages.skips(cells.reduce)
+            lines.append(line)
+            self.recorder.message(text)
+            if isinstance(cells, genotype.CnnGenotype):
+                texts = self._warn(epoch, seed, cells)
             pictures = pages.pictures(weights, cells, self.config) if drawn and alive else {}
-            texts = self._warn(epoch, seed, cells)
             self.events.write(done, seed, numbers, pictures=pictures, texts=texts)
         self.recorder.epoch(lines)
 
@@ -123,15 +118,19 @@ class SearchJournal:
             self.recorder.message(f"warning: seed {seed}: {text.replace('`', '')}")
         return new
 
-    def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
+    def standings(
+        self, total: int, alive: np.ndarray, last: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
         """Returns seeds, best_seed and metrics of result.json after `total` steps."""
-        keys = ("genotype", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+        del last
+        score = self.telling.score
+        keys = ("genotype", "train_loss", f"train_{score}", "valid_loss", f"valid_{score}")
         return standings(self.recorder.lines, self.seeds, total, alive, keys)
 
     def leave(self, folder: epath.Path, result: dict[str, Any]) -> None:
         """Writes the best seed's genotype, and draws every seed's final cells."""
         for one in result["seeds"]:
-            number, value = one["seed"], genotype.from_dict(one["genotype"], "cnn")
+            number, value = one["seed"], genotype.from_dict(one["genotype"])
             if number == result["best_seed"]:
                 text = genotype.to_json(value)
                 metrics.write_whole(folder / "genotype.json", text + "\n")
@@ -160,15 +159,10 @@ def standings(
     ]
     done = [one for one in seeds if one["status"] == "completed" and "valid_loss" in one]
     best = min(done, key=lambda one: one["valid_loss"], default={})
-    metrics = {"valid_loss": best.get("valid_loss"), "valid_accuracy": best.get("valid_accuracy")}
-    for key in [key for key in keys if key.startswith("valid_")]:
+    scored = [key for key in keys if key.startswith(("valid_", "test_"))]
+    metrics = {key: best.get(key) for key in scored}
+    for key in scored:
         found = [one[key] for one in done]
         metrics[f"{key}_mean"] = statistics.fmean(found) if found else None
         metrics[f"{key}_deviation"] = statistics.stdev(found) if len(found) > 1 else 0.0
     return {"seeds": seeds, "best_seed": best.get("seed"), "metrics": metrics}
-
-
-def averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:
-    """Mean loss and accuracy in per cent of a seed's sums."""
-    count = max(float(sums["count"][at]), 1.0)
-    return float(sums["loss"][at]) / count, 100 * float(sums["right"][at]) / count

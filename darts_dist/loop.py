@@ -23,14 +23,14 @@ class Work:
     feed(done) -> iterator of this process's batches from that step on.  advance(state, batch,
     done) -> (state, metrics of global arrays) dispatches one step.  report(done, metrics, step_s)
     gets an earlier step's metrics, fetched.
-    end_epoch(epoch, state) -> None, epoch counted from 0.  save(done, state) starts a
+    end_epoch(epoch, state) -> state, epoch counted from 0.  save(done, state) starts a
     checkpoint; flush() completes it.
     """
 
     feed: Callable[[int], Any]
     advance: Callable[[Any, Any, int], tuple[Any, Any]]
     report: Callable[[int, Any, float], None]
-    end_epoch: Callable[[int, Any], None]
+    end_epoch: Callable[[int, Any], Any]
     save: Callable[[int, Any], None]
     flush: Callable[[], None]
 
@@ -98,7 +98,7 @@ def fit(
             if done % pace.epoch == 0:
                 report()
                 watch.enter("evaluation")
-                work.end_epoch(done // pace.epoch - 1, state)
+                state = work.end_epoch(done // pace.epoch - 1, state)
                 began = time.perf_counter()
             if done % pace.save == 0 or done == pace.total:
                 watch.enter("save")

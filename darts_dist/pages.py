@@ -9,17 +9,20 @@ from collections.abc import Mapping
 import numpy as np
 
 from darts_dist import picture, schema
-from darts_dist.config import Config
-from darts_dist.genotype import CnnGenotype
+from darts_dist.config import Config, TextConfig
+from darts_dist.genotype import CnnGenotype, Genotype
 from darts_dist.methods import PRESETS
 from darts_dist.picture import heatmap
 from darts_dist.picture.graph import HEADINGS
 from darts_dist.spaces import derive
 
-METRICS = ("accuracy/valid", "loss/valid", "cells/skip_connections_normal", "progress/epoch")
+METRICS = {
+    "cnn": ("accuracy/valid", "loss/valid", "cells/skip_connections_normal", "progress/epoch"),
+    "rnn": ("perplexity/valid", "loss/valid", "progress/epoch"),
+}
 """Numbers of the HPARAMS tab: the last that there are."""
 
-HPARAMS = (
+PICTURE_HPARAMS = (
     "network.channels",
     "network.layers",
     "network.nodes",
@@ -36,17 +39,33 @@ HPARAMS = (
     "alphas.learning_rate",
     "alphas.weight_decay",
 )
+TEXT_HPARAMS = (
+    "network.channels",
+    "network.nodes",
+    "data.kind",
+    "data.global_batch",
+    "data.window",
+    "batch_norm.sync",
+    "precision.compute",
+    "method.preset",
+    "method.warmup_epochs",
+    "weights.learning_rate",
+    "weights.weight_decay",
+    "alphas.learning_rate",
+    "alphas.weight_decay",
+)
+HPARAMS = {"cnn": PICTURE_HPARAMS, "rnn": TEXT_HPARAMS}
 """Knobs of the HPARAMS tab, the same in all runs, so that runs may be compared.
 
 None of those that a resumed run may change: a viewer would keep the first value.
 """
 
 
-def hparams(config: Config, seed: int) -> dict[str, float | bool | str]:
+def hparams(config: Config | TextConfig, seed: int) -> dict[str, float | bool | str]:
     """Returns what tells a seed's run from others, by knob."""
     knobs, preset = schema.flat(config), PRESETS[config.method.preset]
     hypergradient = config.method.hypergradient or preset.hypergradient
-    chosen = {key: knobs[key] for key in HPARAMS}
+    chosen = {key: knobs[key] for key in HPARAMS[config.space.kind]}
     return {"seed": seed, **chosen, "method.hypergradient": hypergradient}
 
 
@@ -63,13 +82,13 @@ def skips(entries: derive.Entries) -> int:
 
 
 def pictures(
-    weights: Mapping[str, np.ndarray], cells: CnnGenotype, config: Config
+    weights: Mapping[str, np.ndarray], cells: Genotype, config: Config | TextConfig
 ) -> dict[str, bytes]:
     """Returns png files by tag: the map of each cell's mixture weights f[E, K], and the cell."""
-    found = {}
+    found, space = {}, config.space.kind
     for cell, values in weights.items():
-        entries, edges = getattr(cells, cell), derive.edges_of(len(values), "cnn")
-        inputs, kept = derive.INPUTS["cnn"], derive.KEPT["cnn"]
+        entries, edges = getattr(cells, cell), derive.edges_of(len(values), space)
+        inputs, kept = derive.INPUTS[space], derive.KEPT[space]
         keeps = {
             (state, inputs + at // kept): operation for at, (operation, state) in enumerate(entries)
         }

@@ -52,7 +52,8 @@ def _marked(tree, axes):
 class Program:
     """One body, mapped over the mesh; compiled by `compile_all`, or at its first call.
 
-    takes: kind of each argument (SEED, BATCH, SHARED, SCALAR).  gives: kind of the result.
+    takes: kind of each argument (SEED, BATCH, SHARED, SCALAR).  gives: kind of the result, or kinds
+    by name where it is a dict.
     donate: positions of arguments whose buffers the result may take over.
     eager: never compile; one device.  stop_at_nan: raise FloatingPointError for a result with a
     NaN, naming the operation that made it; one device.
@@ -64,37 +65,50 @@ class Program:
         self.name, self.mesh, self.body, self.takes, self.gives = name, mesh, body, takes, gives
         self.eager, self.stop_at_nan = eager, stop_at_nan
         inside = {SEED: _first, BATCH: _first, SHARED: lambda x: x, SCALAR: lambda x: x}
-        outside = {SEED: _lead, BATCH: _lead}[gives]
 
         def local(*args):
             args = [jax.tree.map(inside[kind], arg) for kind, arg in zip(takes, args, strict=True)]
-            return jax.tree.map(outside, body(*args))
+            return jax.tree.map(_lead, body(*args))
 
         local.__name__ = local.__qualname__ = name
         specs = tuple(SPECS[kind] for kind in takes)
-        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SPECS[gives])
+        results = jax.tree.map(SPECS.get, gives)
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=results)
         # A result with a NaN is computed again, from the arguments.
         self.jitted = jax.jit(mapped, donate_argnums=() if stop_at_nan else donate)
-        self.traced = None
+        self.traces, self.executables = {}, {}  # by the shapes of the arguments
         self.uses = 0  # in the step that was traced
-        self.executable = None
+
+    @property
+    def traced(self):
+        """Returns the program as it was first traced, or None."""
+        return next(iter(self.traces.values()), None)
+
+    @property
+    def executable(self):
+        """Returns what was compiled of `traced`, or None."""
+        return next(iter(self.executables.values()), None)
 
     def __call__(self, *args):
         """Runs the program; of shapes (`jax.ShapeDtypeStruct`) it is traced, and gives shapes."""
         if self.eager:
             return self.uncompiled(args)
-        if self.executable is None and any(
+        if not self.executables and any(
             isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args)
         ):
             self.uses += 1
-            if self.traced is None:
+            sizes = _sizes(args)
+            if sizes not in self.traces:
                 shapes = [
                     jax.tree.map(lambda x, kind=kind: self._shape(x, kind), arg)
                     for kind, arg in zip(self.takes, args, strict=True)
                 ]
-                self.traced = self.jitted.trace(*shapes)
-            return self.traced.out_info
-        result = (self.executable or self.jitted)(*args)
+                self.traces[sizes] = self.jitted.trace(*shapes)
+            return self.traces[sizes].out_info
+        one = self.executable
+        if len(self.executables) > 1:
+            one = self.executables.get(_sizes(args))
+        result = (one or self.jitted)(*args)
         if self.stop_at_nan and _has_nan(result):
             print(f"{self.name} gives a NaN; going through its operations", flush=True)
             self.uncompiled(args)
@@ -117,16 +131,21 @@ class Program:
                 result = mapped(jnp.zeros(1))
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} of {self.name}{_place(error)}") from error
-        return jax.device_put(result, NamedSharding(self.mesh, SPECS[self.gives]))
+        shardings = jax.tree.map(lambda kind: NamedSharding(self.mesh, SPECS[kind]), self.gives)
+        return jax.device_put(result, shardings)
 
     def _shape(self, x, kind):
         sharding = NamedSharding(self.mesh, SPECS[kind])
         return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=sharding)
 
     def lower(self):
-        """Returns the program lowered for the shapes that it was traced with."""
+        """Returns the program lowered for the shapes that it was first traced with."""
         assert self.traced is not None, f"{self.name} was never traced"
         return self.traced.lower()
+
+
+def _sizes(args):
+    return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(args))
 
 
 def _first(x):
@@ -157,15 +176,19 @@ def compile_all(programs, threads=2):
     returns {"trace_s", "compile_s"} (wall time of lowering and of compiling).
     """
     began = time.perf_counter()
-    lowered = {program: program.lower() for program in programs if program.traced is not None}
+    lowered = {
+        (program, sizes): traced.lower()
+        for program in programs
+        for sizes, traced in program.traces.items()
+    }
     traced = time.perf_counter()
     # Longest first (by size of the program text), so that the threads end together.
-    order = sorted(lowered, key=lambda program: -len(lowered[program].as_text()))
+    order = sorted(lowered, key=lambda one: -len(lowered[one].as_text()))
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        executables = pool.map(lambda program: lowered[program].compile(), order)
-        for program, executable in zip(order, executables, strict=True):
-            program.executable = executable
+        executables = pool.map(lambda one: lowered[one].compile(), order)
+        for (program, sizes), executable in zip(order, executables, strict=True):
+            program.executables[sizes] = executable
     finally:  # an interrupt does not wait for the compiler
         pool.shutdown(wait=False, cancel_futures=True)
     return {"trace_s": traced - began, "compile_s": time.perf_counter() - traced}

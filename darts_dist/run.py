@@ -19,7 +19,6 @@ from etils import epath
 from darts_dist import agreement, cluster, loop, metrics, opening, packing, processes, replicas
 from darts_dist import config as configs
 from darts_dist.checkpoint import Checkpoints
-from darts_dist.data import sources
 from darts_dist.errors import CheckpointError, ClusterError, DivergedError, InputError, Interrupted
 from darts_dist.events import Events
 from darts_dist.metrics import Recorder
@@ -40,8 +39,12 @@ class Journal(Protocol):
     def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
         """Records an epoch: the task's `shown`, and where it was evaluated the sums `valid`."""
 
-    def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
-        """Returns seeds, best_seed and metrics of result.json after `total` steps."""
+    def standings(
+        self, total: int, alive: np.ndarray, last: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Returns seeds, best_seed and metrics of result.json after `total` steps; last: what the
+        task's `last_scores` are.
+        """
         ...
 
     def leave(self, folder: epath.Path, result: dict[str, Any]) -> None:
@@ -192,14 +195,14 @@ class Run:
         """All processes hold the same pictures and mesh; process 0 writes the config down."""
         if jax.process_count() > 1:
             mesh = {"the mesh": repr(dict(self.task.mesh.shape))}
-            agreement.check_same(mesh | sources.identity(self.task.pictures))
+            agreement.check_same(mesh | self.task.identity())
         if cluster.is_main() and not (self.folder / "config.toml").exists():
             metrics.write_whole(self.folder / "config.toml", configs.dump(self.config))
         mesh = self.task.mesh
         self.recorder.message(
             f"{len(self.seeds)} seeds on {mesh.devices.size} devices "
             f"(mesh seed={mesh.shape['seed']}, data={mesh.shape['data']}), "
-            f"{self.pace.total} steps of {self.config.data.global_batch} pictures; compiling"
+            f"{self.pace.total} steps of {self.task.step_examples} {self.task.unit}; compiling"
         )
         if self.config.log.network:
             self.recorder.message(self.task.table())
@@ -235,7 +238,7 @@ class Run:
             raise CheckpointError(
                 f"the checkpoint has {meta['epoch_steps']} steps an epoch, and the data now "
                 f"make {self.pace.epoch}; "
-                "give the same pictures"
+                f"give the same {self.task.unit}"
             )
 
     # What the loop asks for.
@@ -299,19 +302,21 @@ class Run:
         good = self.checkpoints.steps()
         return f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
 
-    def _end_epoch(self, epoch: int, states: States) -> None:
+    def _end_epoch(self, epoch: int, states: States) -> States:
         last = epoch + 1 == self.config.schedule.epochs
         done = (epoch + 1) * self.pace.epoch
         every = self.config.evaluation.every_epochs
         due = last or (epoch + 1) % every == 0
         self._compare(done, states)
-        wanted = self.task.show(states, *self.task.shown)
+        sums = {}
         if due:
             with self._stopped_at_nan(done):
-                wanted["valid"] = self.task.evaluate(states)
+                states, sums["valid"] = self.task.end_epoch(states)
+        wanted = self.task.show(states, *self.task.shown) | sums
         seen = jax.device_get(cluster.gather(wanted))
         self._watch(done, np.asarray(seen["alive"]))
         self.journal.epoch(epoch, done, seen)
+        return states
 
     def _save(self, done: int, states: States) -> None:
         self._compare(done, states)
@@ -321,14 +326,16 @@ class Run:
     def _finish(self, states: States, times: list[float], began: float) -> dict[str, Any]:
         digest = packing.digest(self.task.join(states))
         median = statistics.median(times[1:] or times) if times else 0.0
-        pictures = self.config.data.global_batch * len(self.seeds)
+        examples = self.task.step_examples * len(self.seeds)
         self.timings |= {
             "first_step_s": times[0] if times else 0.0,
             "step_ms_median": 1000 * median,
-            "examples_per_s": pictures / median if median else 0.0,
+            "examples_per_s": examples / median if median else 0.0,
             "wall_s": time.perf_counter() - began,
         }
-        result = self._result(digest)
+        self.watch.enter("evaluation")
+        last = jax.device_get(cluster.gather(self.task.last_scores(states)))
+        result = self._result(digest, last)
         for at in np.flatnonzero(self.alive):
             self.events.end(self.pace.total, self.seeds[at], completed=True)
         if cluster.is_main():
@@ -336,7 +343,7 @@ class Run:
             metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
         return result
 
-    def _result(self, digest: str) -> dict[str, Any]:
+    def _result(self, digest: str, last: dict[str, np.ndarray]) -> dict[str, Any]:
         mesh = self.task.mesh
         device = mesh.devices.flat[0]
         return {
@@ -351,7 +358,7 @@ class Run:
                 "processes": jax.process_count(),
                 "mesh": dict(mesh.shape),
             },
-            **self.journal.standings(self.pace.total, self.alive),
+            **self.journal.standings(self.pace.total, self.alive, last),
             "resumed_from": self.resumed_from,
             "state_digest": digest,
             "timings": {name: round(float(value), 4) for name, value in self.timings.items()},

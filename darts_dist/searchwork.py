@@ -17,8 +17,8 @@ from darts_dist.seedwork import OneSeed, where
 class SearchSeed(OneSeed):
     """The bodies of the programs of a search."""
 
-    def __init__(self, config, model, recipe, epoch_steps):
-        super().__init__(config, model, recipe, epoch_steps)
+    def __init__(self, config, model, epoch_steps):
+        super().__init__(config, model, epoch_steps)
         alphas = config.alphas
         self.adam = optim.adam(
             alphas.betas, alphas.epsilon, alphas.weight_decay, alphas.epsilon_placement
@@ -39,7 +39,7 @@ class SearchSeed(OneSeed):
             def loss(params):
                 return self._loss(params, stats, alphas, batch)
 
-            _, derivative, (moved, _) = jax.jvp(loss, (params,), (vector,), has_aux=True)
+            _, derivative, (moved, *_) = jax.jvp(loss, (params,), (vector,), has_aux=True)
             return derivative, moved
 
         product, moved = jax.grad(along, has_aux=True)(alphas)

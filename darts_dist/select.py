@@ -1,5 +1,5 @@
-"""The verb `select`: the cells of a search, trained briefly, scored on pictures that trained no
-weights, ranked (arXiv 1806.09055, section 3.1).
+"""The verb `select`: the cells of a search, trained briefly, scored on what trained no weights,
+ranked (arXiv 1806.09055, section 3.1).
 
 Place: layer 4: a search run -> a run of `train` for each cell -> selection.json, genotype.json.
 """
@@ -12,12 +12,13 @@ from etils import epath
 from darts_dist import cluster, genotype, metrics, opening, train
 from darts_dist import config as configs
 from darts_dist.errors import DivergedError, InputError
-from darts_dist.genotype import CnnGenotype
-from darts_dist.spaces import derive
-from darts_dist.trainconfig import SelectConfig, one_training
+from darts_dist.genotype import CnnGenotype, Genotype
+from darts_dist.spaces import derive, rnn
+from darts_dist.trainconfig import SelectConfig, TextSelectConfig, one_training
+from darts_dist.trainjournal import KEYS
 
 
-def run(config: SelectConfig, workdir: str, debug: bool) -> dict[str, Any]:
+def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> dict[str, Any]:
     """Returns what selection.json holds: a row for each cell, the best first, and the best seed.
 
     Each cell's training is a run of its own in `workdir`/select, resumed where it was interrupted
@@ -47,36 +48,38 @@ def run(config: SelectConfig, workdir: str, debug: bool) -> dict[str, Any]:
         "cells": rows,
     }
     if cluster.is_main():
-        text = genotype.to_json(genotype.from_dict(best["genotype"], "cnn"))
+        text = genotype.to_json(genotype.from_dict(best["genotype"], config.space.kind))
         metrics.write_whole(folder / "genotype.json", text + "\n")
         metrics.write_whole(folder / "selection.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
-def candidates(config: SelectConfig, folder: epath.Path) -> dict[str, CnnGenotype]:
+def candidates(config: SelectConfig | TextSelectConfig, folder: epath.Path) -> dict[str, Genotype]:
     """Returns the cells to compare by the names of their runs: those found, and random ones."""
     search = opening.read_result(folder / "result.json")
-    cells: dict[str, CnnGenotype] = {}
+    cells: dict[str, Genotype] = {}
     for one in search["seeds"]:
         if one["status"] == "completed":
-            value = genotype.from_dict(one["genotype"], "cnn")
-            assert isinstance(value, CnnGenotype)
-            cells[f"seed-{one['seed']}"] = value
+            cells[f"seed-{one['seed']}"] = genotype.from_dict(one["genotype"], config.space.kind)
     if not cells:
         raise InputError(f"{folder}: every seed of the search diverged; there is no cell to train")
-    nodes = len(next(iter(cells.values())).normal) // 2
-    space = configs.load(str(folder / "config.toml")).space
+    operations = configs.load(str(folder / "config.toml")).space.operations
+    found = next(iter(cells.values()))
     for number in range(config.selection.random_cells):
-        cells[f"random-{number}"] = derive.random_cells(space.operations, nodes, number)
+        if isinstance(found, CnnGenotype):
+            drawn = derive.random_cells(operations, len(found.normal) // 2, number)
+        else:
+            drawn = rnn.random_cell(operations, len(found.recurrent), number)
+        cells[f"random-{number}"] = drawn
     return cells
 
 
-def train_one(config, value: CnnGenotype, folder: epath.Path, debug: bool) -> dict[str, Any]:
+def train_one(config, value: Genotype, folder: epath.Path, debug: bool) -> dict[str, Any]:
     """Returns the row of one cell after its training in `folder`."""
     name = config.name
     seed = int(name.removeprefix("seed-")) if name.startswith("seed-") else None
     row: dict[str, Any] = {"cell": name, "seed": seed, "genotype": genotype.to_dict(value)}
-    keys = ("valid_loss", "valid_accuracy", "valid_error", "valid_error_top5")
+    keys = [key for key in KEYS[config.space.kind] if key.startswith("valid_")]
     try:
         found = train.run(config, str(folder), debug)["metrics"]
         row["status"] = "completed"

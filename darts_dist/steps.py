@@ -12,8 +12,10 @@ seeds beside it.
 Letters: S seeds, G groups of devices, N global batch, n rows of it on one device.
 """
 
+import dataclasses
 import functools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,27 +36,39 @@ class Step:
     def __init__(self, config, mesh, one):
         self.config, self.mesh, self.one = config, mesh, one
         self.blocks = config.seeds.count // mesh.shape["seed"]
-        gradient = (SEED, SEED, SEED, BATCH)
-        self._gradients = {
-            "params": self._program("gradient_params", one.gradient("params"), *gradient)
-        }
+        self.rates = one.model.rates
+        self._gradients = {"params": self._gradient("params", penalised=True)}
         self._programs = {
             "init": self._program("init", one.init, SEED),
             "prepare": self._program(
-                "prepare", one.prepare, SEED, BATCH, SEED, SCALAR, gives=BATCH
+                "prepare", one.prepare, SEED, BATCH, BATCH, SEED, SCALAR, gives=BATCH
             ),
             "weight_step": self._program(
-                "weight_step", one.weight_step, SEED, SEED, SEED, SEED, SCALAR, donate=(0,)
+                "weight_step", one.weight_step, SEED, SEED, SEED, SEED, self.rates, donate=(0,)
             ),
             "evaluate": self._program(
-                "evaluate", one.evaluate, SEED, SEED, SHARED, SHARED, SHARED, SCALAR, donate=(1,)
+                "evaluate",
+                one.evaluate,
+                *(SEED, SEED, BATCH, SHARED, SCALAR),
+                gives={"sums": SEED, "carried": BATCH},
+                donate=(1, 2),
             ),
         }
+        if one.model.streams:
+            self._programs["carry"] = self._program(
+                "carry", one.carry, SEED, BATCH, BATCH, gives=BATCH, donate=(1,)
+            )
 
-    def _program(self, name, body, *takes, gives=SEED, donate=()):
+    def _program(self, name, body, *takes, gives: Any = SEED, donate=()):
         debug = self.config.debug
         ways = {"eager": debug.eager, "stop_at_nan": debug.nans}
         return Program(name, self.mesh, body, takes, gives, donate, **ways)
+
+    def _gradient(self, wrt, *, penalised=False):
+        kinds = ("params", "alphas", "stats", "metrics")
+        gives = {**dict.fromkeys(kinds, SEED), "carried": BATCH}
+        body, takes = self.one.gradient(wrt, penalised), (SEED, SEED, SEED, BATCH)
+        return self._program(f"gradient_{wrt}", body, *takes, gives=gives)
 
     @property
     def programs(self):
@@ -70,21 +84,33 @@ class Step:
         """
         seeds = np.asarray(seeds, np.int32)
         return tuple(
-            self._programs["init"](self.place(seeds[block :: self.blocks], SEED, whole=True))
+            dataclasses.replace(
+                self._programs["init"](self.place(seeds[block :: self.blocks], SEED, whole=True)),
+                hidden=self.hidden(self.one.model.streams, self.config.data.global_batch),
+            )
             for block in range(self.blocks)
         )
 
-    def place(self, local, kind, *, whole=False):
+    def hidden(self, streams, count):
+        """Returns what a block carries before the first window, f[G, count, H] by stream."""
+        shape = (self.mesh.shape["seed"], count, *self.one.model.carries)
+        dtype = self.one.real
+        zeros = {name: np.broadcast_to(np.zeros((), dtype), shape) for name in streams}
+        return self.place(zeros, BATCH, whole=True)
+
+    def place(self, local, kind, *, whole=False, batch=0):
         """Returns global arrays of this process's part of each array of a tree (or of the whole,
         on every process).
+
+        batch: N where it is not the config's.
         """
         sharding = NamedSharding(self.mesh, SPECS[kind])
         if whole:
             return jax.tree.map(
                 lambda x: jax.make_array_from_callback(x.shape, sharding, lambda at: x[at]), local
             )
-        groups, batch = self.mesh.shape["seed"], self.config.data.global_batch
-        lead = {SEED: (groups,), SHARED: (batch,), BATCH: (groups, batch)}[kind]
+        groups, rows = self.mesh.shape["seed"], batch or self.config.data.global_batch
+        lead = {SEED: (groups,), SHARED: (rows,), BATCH: (groups, rows)}[kind]
 
         def one(x):
             shape = lead + x.shape[len(lead) :]
@@ -100,9 +126,9 @@ class Step:
         ]
 
     def prepare(self, state, batch, strength=0.0):
-        """Returns (fed, labels) by stream of a block's pictures uint8[G, N, H, W, C]."""
+        """Returns (fed, labels) by stream of what a block was given, [G, N, ...]."""
         strength = np.asarray(strength, self.one.real)
-        return self._programs["prepare"](state.step, batch, state.key, strength)
+        return self._programs["prepare"](state.step, batch, state.hidden, state.key, strength)
 
     def update(self, state, ready, rate):
         """Returns (state, metrics) after one step of one block on prepared batches at a learning
@@ -112,46 +138,69 @@ class Step:
         grad_norm before clipping, alive.
         """
         here = self._gradients["params"](state.params, state.stats, state.alphas, ready["train"])
-        rate = np.asarray(rate, self.one.real)
-        return self._programs["weight_step"](
-            state, here["stats"], here["params"], here["metrics"], rate
+        return self._move_weights(state, here, self._rate(rate), {"train": here["carried"]})
+
+    def _rate(self, rate):
+        return np.asarray(rate, self.one.real) if self.rates == SCALAR else rate
+
+    def _move_weights(self, state, here, rate, carried):
+        """Returns (state, metrics) after the step of the weights; carried: to the next, by stream.
+
+        here: of the pass that the step is taken by.
+        """
+        hidden = state.hidden
+        state, metrics = self._programs["weight_step"](
+            dataclasses.replace(state, hidden={}),
+            here["stats"],
+            here["params"],
+            here["metrics"],
+            rate,
         )
+        if hidden:
+            old, new = ({name: one[name] for name in carried} for one in (hidden, carried))
+            hidden = hidden | self._programs["carry"](state.alive, old, new)
+        return dataclasses.replace(state, hidden=hidden), metrics
 
     def __call__(self, blocks, batches, rate, *, strength=0.0, **how):
         """Returns (blocks, metrics of each block) after one step of every seed;
         the blocks given are used up.
 
-        strength: of what the model does against overfitting.  how: more for `update`.
+        rate: of all, or of each block.  strength: of what the model does against overfitting.
+        how: more for `update`.
         """
         moved, metrics = [], []
-        for state, batch in zip(blocks, batches, strict=True):
-            state, seen = self.update(state, self.prepare(state, batch, strength), rate, **how)
+        rates = rate if isinstance(rate, list) else [rate] * len(blocks)
+        for state, batch, own in zip(blocks, batches, rates, strict=True):
+            state, seen = self.update(state, self.prepare(state, batch, strength), own, **how)
             moved.append(state)
             metrics.append(seen)
         return tuple(moved), metrics
 
-    def evaluate(self, blocks, batches):
-        """Returns each block's sums of loss, right answers and examples, f[G], over batches of
-        all processes.
+    def evaluate(self, blocks, batches, batch=0):
+        """Returns each block's sums of scores and of what was scored, f[G], over batches of all
+        processes.
 
-        batches: iterable of this process's {"image": uint8[n, H, W, C], "label": int32[n],
-        "mask": bool[n]}.
+        batches: iterable of this process's arrays [n, ...] by name, all seeds' alike.  batch: rows
+        of one over all processes where they are not the config's.
         """
-        names = (*self.one.model.score_names, "count")
+        model, rows = self.one.model, batch or self.config.data.global_batch
         totals = [
-            {name: jnp.zeros_like(state.totals["count"]) for name in names} for state in blocks
+            {name: jnp.zeros_like(state.totals["count"]) for name in (*model.score_names, "count")}
+            for state in blocks
         ]
+        streams = ("evaluation",) if model.streams else ()
+        carried = [self.hidden(streams, rows) for _ in blocks]
         for index, local in enumerate(batches):
-            batch = self.place(local, SHARED)
+            shown = self.place(local, SHARED, batch=rows)
             for block, state in enumerate(blocks):
-                totals[block] = self._programs["evaluate"](
-                    state,
+                out = self._programs["evaluate"](
+                    dataclasses.replace(state, hidden={}),
                     totals[block],
-                    batch["image"],
-                    batch["label"],
-                    batch["mask"],
+                    carried[block],
+                    shown,
                     np.int32(index),
                 )
+                totals[block], carried[block] = out["sums"], out["carried"]
         return totals
 
     def join(self, blocks):
@@ -166,48 +215,94 @@ class Step:
 
     @functools.cached_property
     def _joined(self):
-        return self._map(lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts))
+        def join(*parts):
+            specs = _specs(parts[0])
+            body = self._map(
+                lambda *own: jax.tree.map(lambda *x: jnp.concatenate(x), *own),
+                (specs,) * len(parts),
+                specs,
+            )
+            return body(*parts)
+
+        return jax.jit(join)
 
     @functools.cached_property
     def _split(self):
-        def body(state):
-            return tuple(
-                jax.tree.map(lambda x, b=b: x[b : b + 1], state) for b in range(self.blocks)
+        def split(state):
+            specs = _specs(state)
+
+            def body(own):
+                return tuple(
+                    jax.tree.map(lambda x, b=b: x[b : b + 1], own) for b in range(self.blocks)
+                )
+
+            return self._map(body, (specs,), (specs,) * self.blocks)(state)
+
+        return jax.jit(split)
+
+    def _map(self, body, takes, gives):
+        return jax.shard_map(body, mesh=self.mesh, in_specs=takes, out_specs=gives)
+
+    def trace(self, sizes):
+        """Traces every program of a step, by running it on shapes; sizes: what the model's
+        `shapes` takes, of a picture [H, W, C].
+        """
+        groups, shown = self.mesh.shape["seed"], self.one.model.shapes(sizes)
+        first = self._programs["init"](jax.ShapeDtypeStruct((groups,), jnp.int32))
+        hidden = self._hidden_shapes(self.one.model.streams, self.config.data.global_batch)
+        first = dataclasses.replace(first, hidden=hidden)
+        for batch in shown.steps:
+            lead = (groups, self.config.data.global_batch)
+            ready = self.prepare(first, {name: _led(batch[name], lead) for name in self.streams})
+            state = self._trace_update(first, ready)
+        names = (*self.one.model.score_names, "count")
+        sums = {name: state.totals["count"] for name in names}
+        streams = ("evaluation",) if hidden else ()
+        for rows, arrays in shown.evaluations:
+            rows = rows or self.config.data.global_batch
+            self._programs["evaluate"](
+                dataclasses.replace(state, hidden={}),
+                sums,
+                self._hidden_shapes(streams, rows),
+                _led(arrays, (rows,)),
+                np.int32(0),
             )
 
-        return self._map(body)
-
-    def _map(self, body):
-        spec = SPECS[SEED]
-        return jax.jit(jax.shard_map(body, mesh=self.mesh, in_specs=spec, out_specs=spec))
-
-    def trace(self, image_shape):
-        """Traces every program of a step on uint8 pictures [H, W, C], by running it on shapes."""
-        groups, batch = self.mesh.shape["seed"], self.config.data.global_batch
-
-        def pictures(*lead):
-            image = jax.ShapeDtypeStruct((*lead, *image_shape), jnp.uint8)
-            return {"image": image, "label": jax.ShapeDtypeStruct(lead, jnp.int32)}
-
-        shown = pictures(batch)
-        state = self._programs["init"](jax.ShapeDtypeStruct((groups,), jnp.int32))
-        ready = self.prepare(state, {name: pictures(groups, batch) for name in self.streams})
-        state = self._trace_update(state, ready)
-        mask = jax.ShapeDtypeStruct((batch,), bool)
-        sums = {name: state.totals["count"] for name in (*self.one.model.score_names, "count")}
-        self._programs["evaluate"](state, sums, shown["image"], shown["label"], mask, np.int32(0))
+    def _hidden_shapes(self, streams, count):
+        shape = (self.mesh.shape["seed"], count, *self.one.model.carries)
+        return {name: jax.ShapeDtypeStruct(shape, self.one.real) for name in streams}
 
     def _trace_update(self, state, ready):
-        return self.update(state, ready, 0.1)[0]
+        return self.update(state, ready, self._traced_rate())[0]
 
-    def compile(self, image_shape):
-        """Compiles every program of a step on uint8 pictures [H, W, C], but with debug.eager;
+    def _traced_rate(self):
+        groups = self.mesh.shape["seed"]
+        one = jax.ShapeDtypeStruct((groups,), self.one.real)
+        return 0.1 if self.rates == SCALAR else one
+
+    def compile(self, sizes):
+        """Compiles every program of a step as `trace` has them, but with debug.eager;
         returns {"trace_s", "compile_s"}.
         """
         if self.config.debug.eager:
             return {"trace_s": 0.0, "compile_s": 0.0}
         began = time.perf_counter()
-        self.trace(image_shape)
+        self.trace(sizes)
         traced = time.perf_counter() - began
         times = compile_all(self.programs.values())
         return {"trace_s": times["trace_s"] + traced, "compile_s": times["compile_s"]}
+
+
+def _led(arrays, lead):
+    """Shapes of arrays of one example as those of arrays [*lead, ...]."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), arrays)
+
+
+def _specs(tree):
+    """How the arrays of all seeds lie on the mesh: what is carried is split over "data" too."""
+
+    def spec(path, _):
+        carried = any(getattr(key, "name", None) == "hidden" for key in path)
+        return SPECS[BATCH if carried else SEED]
+
+    return jax.tree_util.tree_map_with_path(spec, tree)

@@ -1,7 +1,8 @@
 """What a run works on: the states of all its seeds, step after step, on all processes' devices.
 
 Place: layer 3, between a step's programs (`steps`) and a run with its folder (`run`). `bilevel` and
-`training` are the two kinds. It knows no files and prints nothing.
+`training` are the two kinds on pictures, `texttask` has those on texts. It knows no files and
+prints nothing.
 
 Letters: S seeds, n rows of this process, H W pixels, C channels.
 """
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from darts_dist import cluster
-from darts_dist.data import pipeline
+from darts_dist.data import pipeline, sources
 from darts_dist.data.sources import Pictures
 from darts_dist.errors import ConfigError
 from darts_dist.seedwork import State
@@ -27,20 +28,21 @@ class Task:
     """Seeds side by side; States go in, moved ones come out.
 
     States are one State for each turn in which the groups of devices work (`steps`); `join` makes
-    one of them.  pictures: that train.  seeds: all seed numbers.  epoch_steps: steps in a pass over
-    what trains the weights, or as configured.  A kind sets `programs`, `parts` (indices of the
-    pictures by stream) and `epoch_steps`, and says what a step and an evaluation are.
+    one of them.  seeds: all seed numbers.  epoch_steps: steps in a pass over what trains the
+    weights, or as configured.  step_examples: of `unit`, in a step of one seed.  A kind sets these
+    and `programs`, and says what a step and an evaluation are.
     """
 
     shown: tuple[str, ...] = ("totals", "alive")
     """Fields of State that are told after each epoch."""
     programs: Step
-    parts: Mapping[str, np.ndarray]
     epoch_steps: int
+    step_examples: int
+    unit: str
 
-    def __init__(self, config: AnyConfig, pictures: Pictures) -> None:
+    def __init__(self, config: AnyConfig) -> None:
         """Lays the mesh out; ConfigError where the devices do not fit the config."""
-        self.config, self.pictures = config, pictures
+        self.config = config
         self.seeds = [config.seeds.first + at for at in range(config.seeds.count)]
         self.mesh = cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data)
         batch = config.data.global_batch
@@ -62,11 +64,88 @@ class Task:
         """Compiles all programs side by side, which the first step would do one after the other;
         returns {"trace_s", "compile_s"}.
         """
-        return self.programs.compile(self.pictures.images.shape[1:])
+        return self.programs.compile(self.sizes())
+
+    def sizes(self) -> Any:
+        """Returns the sizes of what is shown, as the model's `shapes` takes them."""
+        raise NotImplementedError
 
     def init(self) -> States:
         """Returns the first states."""
         return self.programs.init(self.seeds)
+
+    def batches(self, start: int = 0) -> Iterator[Any]:
+        """Returns an endless iterator of this process's part of the batches of steps start, ...
+
+        It has `close`.
+        """
+        raise NotImplementedError
+
+    def rate(self, epoch: int) -> float:
+        """Returns the learning rate of the weights in an epoch, counted from 0."""
+        raise NotImplementedError
+
+    def advance(self, states: States, batch: Any, epoch: int) -> tuple[States, Any]:
+        """Returns (states, metrics f[S]) after one step as the config's schedules have it."""
+        raise NotImplementedError
+
+    def evaluate(self, states: States) -> dict[str, jax.Array]:
+        """Returns sums of scores, and the count, f[S]."""
+        raise NotImplementedError
+
+    def end_epoch(self, states: States) -> tuple[States, dict[str, jax.Array]]:
+        """Returns (states, sums of `evaluate`) after an epoch that is evaluated."""
+        return states, self.evaluate(states)
+
+    def last_scores(self, states: States) -> dict[str, Any]:
+        """Returns what is told of the finished states besides their last evaluation, f[S]."""
+        del states
+        return {}
+
+    def identity(self) -> dict[str, str]:
+        """Returns what processes compare to know that they hold the same data, by name."""
+        raise NotImplementedError
+
+    def table(self) -> str:
+        """Returns the network as a table of its parts (`spaces.table`)."""
+        raise NotImplementedError
+
+    def _shapes_of_weights(self) -> Any:
+        return jax.eval_shape(self.programs.one.model.init, jax.random.key(0))[0]
+
+    def about(self) -> dict[str, Any]:
+        """Returns what a checkpoint has to tell besides config and state, as JSON."""
+        raise NotImplementedError
+
+    def join(self, states: States) -> State:
+        """Returns the states of all seeds in one, its leaves [S, ...]."""
+        return self.programs.join(states)
+
+    def split(self, state: State) -> States:
+        """Returns the states that `join` made one of."""
+        return self.programs.split(state)
+
+    def show(self, states: States, *names: str) -> dict[str, Any]:
+        """Returns the named fields of the state of all seeds; the rest is not copied."""
+        return self.programs.join(
+            [{name: getattr(state, name) for name in names} for state in states]
+        )
+
+
+class PictureTask(Task):
+    """A task on pictures; pictures: that train.  A kind sets `parts`, their indices by stream."""
+
+    parts: Mapping[str, np.ndarray]
+    unit = "pictures"
+
+    def __init__(self, config: Any, pictures: Pictures) -> None:
+        """Lays the mesh out; ConfigError where the devices do not fit the config."""
+        super().__init__(config)
+        self.pictures, self.step_examples = pictures, config.data.global_batch
+
+    def sizes(self) -> Any:
+        """Returns the shape [H, W, C] of a picture."""
+        return self.pictures.images.shape[1:]
 
     def batches(self, start: int = 0) -> Iterator[dict[str, dict[str, np.ndarray]]]:
         """Returns an endless iterator of this process's part of the batches of steps start, ...
@@ -84,24 +163,9 @@ class Task:
             threads=self.config.data.threads,
         )
 
-    def rate(self, epoch: int) -> float:
-        """Returns the learning rate of the weights in an epoch, counted from 0."""
-        raise NotImplementedError
-
-    def advance(self, states: States, batch: Any, epoch: int) -> tuple[States, Any]:
-        """Returns (states, metrics f[S]) after one step as the config's schedules have it."""
-        raise NotImplementedError
-
-    def evaluate(self, states: States) -> dict[str, jax.Array]:
-        """Returns sums of scores, and the count, f[S]."""
-        raise NotImplementedError
-
-    def table(self) -> str:
-        """Returns the network as a table of its parts (`spaces.table`)."""
-        raise NotImplementedError
-
-    def _shapes_of_weights(self) -> Any:
-        return jax.eval_shape(self.programs.one.model.init, jax.random.key(0))[0]
+    def identity(self) -> dict[str, str]:
+        """Returns what processes compare to know that they hold the same pictures, by name."""
+        return sources.identity(self.pictures)
 
     def about(self) -> dict[str, Any]:
         """Returns what a checkpoint has to tell besides config and state, as JSON."""
@@ -118,17 +182,3 @@ class Task:
             pictures, indices, rows=self.rows, global_batch=self.config.data.global_batch
         )
         return self.programs.join(self.programs.evaluate(states, batches))
-
-    def join(self, states: States) -> State:
-        """Returns the states of all seeds in one, its leaves [S, ...]."""
-        return self.programs.join(states)
-
-    def split(self, state: State) -> States:
-        """Returns the states that `join` made one of."""
-        return self.programs.split(state)
-
-    def show(self, states: States, *names: str) -> dict[str, Any]:
-        """Returns the named fields of the state of all seeds; the rest is not copied."""
-        return self.programs.join(
-            [{name: getattr(state, name) for name in names} for state in states]
-        )

@@ -4,10 +4,10 @@ Tables that a search has too are those of `knobs`; reading and writing are `conf
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from darts_dist import config as configs
-from darts_dist.config import Config, check_batch, check_pictures, check_rates
+from darts_dist.config import Config, TextConfig, check_batch, check_pictures, check_rates
 from darts_dist.errors import ConfigError, InputError
 from darts_dist.knobs import (
     BatchNorm,
@@ -29,6 +29,15 @@ from darts_dist.knobs import (
     about,
 )
 from darts_dist.schema import literal
+from darts_dist.textknobs import (
+    FixedTextNetwork,
+    TextTrainData,
+    TextTrainEvaluation,
+    TextTrainRegularisation,
+    TextTrainSchedule,
+    TextTrainSpace,
+    TextTrainWeights,
+)
 
 
 class TrainSpace(Table, frozen=True, kw_only=True):
@@ -137,24 +146,65 @@ class TrainConfig(Table, frozen=True, kw_only=True):
         check_batch(self)
 
 
-AnyConfig = Config | TrainConfig
+class TextTrainConfig(Table, frozen=True, kw_only=True):
+    """All knobs of training a recurrent cell; made whole and checked, or not at all."""
+
+    name: NameOfRun = "train"
+    genotype: Annotated[str, about("published name, file, or folder of a search run")] = ""
+    space: TextTrainSpace = TextTrainSpace()
+    network: FixedTextNetwork = FixedTextNetwork()
+    data: TextTrainData = TextTrainData()
+    seeds: Seeds = Seeds()
+    mesh: Mesh = Mesh()
+    precision: Precision = Precision()
+    weights: TextTrainWeights = TextTrainWeights()
+    regularisation: TextTrainRegularisation = TextTrainRegularisation()
+    schedule: TextTrainSchedule = TextTrainSchedule()
+    evaluation: TextTrainEvaluation = TextTrainEvaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    cluster: Cluster = Cluster()
+    compile: Compile = Compile()
+    debug: Debug = Debug()
+
+    def __post_init__(self):
+        """Raises a ConfigError for the first rule between knobs that does not hold."""
+        check_batch(self)
+        longest = self.data.window + self.data.excess
+        for size in self.data.sizes:
+            if size > longest:
+                raise ConfigError(
+                    f"data.sizes has {size}; wanted at most data.window + data.excess = {longest}"
+                )
+
+    @property
+    def batch_norm(self) -> BatchNorm:
+        """What a fixed cell has no use for: it has no norms."""
+        return BatchNorm()
 
 
-def load(path: str | None, overrides: Sequence[str] = ()) -> TrainConfig:
+TRAININGS: dict[str, type[Table]] = {"cnn": TrainConfig, "rnn": TextTrainConfig}
+"""What the config of a training is, by space.kind."""
+
+PictureConfig = Config | TrainConfig
+AnyConfig = PictureConfig | TextConfig | TextTrainConfig
+
+
+def load(path: str | None, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of a TOML file (None: the packaged one); see `config.load`."""
-    return configs.load_as(TrainConfig, path, overrides, packaged="train_sample")
+    return configs.load_as(TRAININGS, path, overrides, packaged="train_sample")
 
 
-def of_run(run: str, overrides: Sequence[str] = ()) -> TrainConfig:
+def of_run(run: str, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of a train run, with overrides; InputError for a folder that is none."""
     path = configs.place(run) / "config.toml"
     if not path.exists():
         raise InputError(f"{run} is no run of train: it has no config.toml")
     try:  # without the overrides, whose errors are their own
-        configs.load_as(TrainConfig, str(path), packaged="")
+        configs.load_as(TRAININGS, str(path), packaged="")
     except ConfigError as error:
         raise ConfigError(f"{run} is no run of train: {error}") from None
-    return configs.load_as(TrainConfig, str(path), overrides, packaged="")
+    return configs.load_as(TRAININGS, str(path), overrides, packaged="")
 
 
 class Selection(Table, frozen=True, kw_only=True):
@@ -171,19 +221,39 @@ class SelectConfig(TrainConfig, frozen=True, kw_only=True):
     selection: Selection = Selection()
 
 
-def of_search(run: str, overrides: Sequence[str] = ()) -> SelectConfig:
+class TextSelectConfig(TextTrainConfig, frozen=True, kw_only=True):
+    """All knobs of selecting a search's best recurrent cell."""
+
+    selection: Selection = Selection()
+
+
+SELECTIONS: dict[str, type[Table]] = {"cnn": SelectConfig, "rnn": TextSelectConfig}
+"""What the config of a selection is, by space.kind."""
+
+OF_THE_SEARCH = {
+    "cnn": {
+        "data": ("kind", "path", "broken", "train_limit", "train_fraction", "split", "mean", "std"),
+        "network": ("in_channels", "image_px", "stem", "classes"),
+    },
+    "rnn": {"data": ("kind", "path", "new_words")},
+}
+SELECTION_EPOCHS = {"cnn": 100, "rnn": 300}  # arXiv 1806.09055, section 3.1
+
+
+def of_search(run: str, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of selecting among the cells of a search run, with overrides.
 
-    Pictures, their parts, sizes and devices are the search's; the schedule is the paper's, 100
-    epochs.  Raises InputError for a folder that is no search run.
+    Pictures or texts, their parts, sizes and devices are the search's; the schedule is the paper's,
+    100 epochs for pictures, 300 for texts.  Raises InputError for a folder that is no search run.
     """
     path = configs.place(run) / "config.toml"
     if not path.exists():
         raise InputError(f"{run} is no search run: it has no config.toml")
     search = configs.load(str(path))
+    kind = search.space.kind
     same = {
-        "data": ("kind", "path", "broken", "train_limit", "train_fraction", "split", "mean", "std"),
-        "network": ("in_channels", "image_px", "stem", "classes"),
+        **OF_THE_SEARCH[kind],
+        "space": ("kind",),
         "cluster": Cluster.__struct_fields__,
         "compile": Compile.__struct_fields__,
         "precision": Precision.__struct_fields__,
@@ -193,11 +263,14 @@ def of_search(run: str, overrides: Sequence[str] = ()) -> SelectConfig:
         for table, keys in same.items()
         for key in keys
     ]
-    given.append("schedule.epochs=100")
-    return configs.parse_as(SelectConfig, "", run, f"select-{search.name}", (*given, *overrides))
+    given.append(f"schedule.epochs={SELECTION_EPOCHS[kind]}")
+    return configs.parse_as(
+        SELECTIONS[kind], "", run, f"select-{search.name}", (*given, *overrides)
+    )
 
 
-def one_training(config: SelectConfig, name: str, genotype: str) -> TrainConfig:
+def one_training(config: SelectConfig | TextSelectConfig, name: str, genotype: str) -> Any:
     """Returns the config of training one cell of a selection; genotype: as JSON."""
-    shared = {key: getattr(config, key) for key in TrainConfig.__struct_fields__}
-    return TrainConfig(**{**shared, "name": name, "genotype": genotype})
+    struct = TRAININGS[config.space.kind]
+    shared = {key: getattr(config, key) for key in struct.__struct_fields__}
+    return struct(**{**shared, "name": name, "genotype": genotype})

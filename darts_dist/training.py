@@ -21,11 +21,11 @@ from darts_dist.models import TrainModel
 from darts_dist.seedwork import OneSeed
 from darts_dist.spaces import table
 from darts_dist.steps import Step
-from darts_dist.task import States, Task
+from darts_dist.task import PictureTask, States
 from darts_dist.trainconfig import TrainConfig
 
 
-class Training(Task):
+class Training(PictureTask):
     """Independent trainings of one genotype's network, one a seed, side by side.
 
     pictures: uint8 training pictures; what config and they leave open (mean, std, classes) is
@@ -71,10 +71,8 @@ class Training(Task):
             self.pictures.mean,
             self.pictures.std,
         )
-        model = TrainModel(config, value, len(self.pictures.class_names))
-        one = OneSeed(
-            config, model, recipe, self.epoch_steps, data.accumulate, config.weights.average
-        )
+        model = TrainModel(config, value, len(self.pictures.class_names), recipe)
+        one = OneSeed(config, model, self.epoch_steps, data.accumulate, config.weights.average)
         self.programs = Step(config, self.mesh, one)
         self._rate = _schedule(config)
         self._strength = optim.ramp(config.regularisation.drop_path, config.schedule.epochs)
@@ -83,6 +81,11 @@ class Training(Task):
     def parameters(self) -> int:
         """The network's weights, those of the auxiliary head not counted."""
         return table.count(self._shapes_of_weights() | {"auxiliary": {}})
+
+    @property
+    def scored_on(self) -> str:
+        """What it is scored on: pictures "held_out" of those that train, or the "test" set."""
+        return "held_out" if self.scored is self.pictures else "test"
 
     @property
     def multiply_adds(self) -> int:

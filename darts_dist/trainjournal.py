@@ -10,23 +10,31 @@ from etils import epath
 
 from darts_dist import genotype, metrics, schema
 from darts_dist.events import Events
-from darts_dist.journal import averages, standings
+from darts_dist.journal import standings
 from darts_dist.metrics import Recorder
+from darts_dist.tellings import TELLINGS
+from darts_dist.texttask import TextTraining
 from darts_dist.training import Training
 
-KEYS = (
-    "train_loss",
-    "train_accuracy",
-    "valid_loss",
-    "valid_accuracy",
-    "valid_error",
-    "valid_error_top5",
-)
+KEYS = {
+    "cnn": (
+        "train_loss",
+        "train_accuracy",
+        "valid_loss",
+        "valid_accuracy",
+        "valid_error",
+        "valid_error_top5",
+    ),
+    "rnn": ("train_loss", "train_perplexity", "valid_loss", "valid_perplexity"),
+}
 
-METRICS = ("accuracy/valid", "loss/valid", "accuracy/valid_top5", "progress/epoch")
+METRICS = {
+    "cnn": ("accuracy/valid", "loss/valid", "accuracy/valid_top5", "progress/epoch"),
+    "rnn": ("perplexity/valid", "loss/valid", "progress/epoch"),
+}
 """Numbers of the HPARAMS tab: the last that there are."""
 
-HPARAMS = (
+PICTURE_HPARAMS = (
     "genotype",
     "network.channels",
     "network.layers",
@@ -42,31 +50,46 @@ HPARAMS = (
     "regularisation.auxiliary_weight",
     "regularisation.label_smoothing",
 )
+TEXT_HPARAMS = (
+    "genotype",
+    "network.channels",
+    "data.kind",
+    "data.global_batch",
+    "data.window",
+    "precision.compute",
+    "weights.learning_rate",
+    "weights.weight_decay",
+    "weights.average",
+    "regularisation.dropout_output",
+    "regularisation.dropout_hidden",
+)
+HPARAMS = {"cnn": PICTURE_HPARAMS, "rnn": TEXT_HPARAMS}
 """Knobs of the HPARAMS tab: none of those that a resumed run may change (`pages.HPARAMS`)."""
 
 
 class TrainJournal:
     """Turns numbers of training into records; `seeds` is in the order of the arrays."""
 
-    def __init__(self, task: Training, recorder: Recorder, events: Events) -> None:
+    def __init__(self, task: Training | TextTraining, recorder: Recorder, events: Events) -> None:
         """Writes through `recorder` and `events`."""
         self.task, self.config, self.seeds = task, task.config, task.seeds
+        self.kind = task.config.space.kind
+        self.telling = TELLINGS[self.kind]
         self.recorder, self.events = recorder, events
 
     def begin(self) -> None:
         """Says what each seed's run is, new or resumed."""
         knobs = schema.flat(self.config)
-        chosen = {key: knobs[key] for key in HPARAMS}
+        chosen = {key: knobs[key] for key in HPARAMS[self.kind]}
         for seed in self.seeds:
-            self.events.hparams(seed, {"seed": seed, **chosen}, METRICS)
+            self.events.hparams(seed, {"seed": seed, **chosen}, METRICS[self.kind])
 
     def step(self, done: int, values: dict[str, np.ndarray], step_s: float, rate: float) -> None:
         """Writes the numbers of one step, f[S] each, and shows how far the run is."""
-        speed = self.config.data.global_batch * len(self.seeds) / max(step_s, 1e-9)
+        speed = self.task.step_examples * len(self.seeds) / max(step_s, 1e-9)
         for at, seed in enumerate(self.seeds):
             tags = {
-                "loss/train": float(values["loss"][at]),
-                "accuracy/train": float(values["accuracy"][at]),
+                **self.telling.step(values, at),
                 "gradient_norm/weights": float(values["grad_norm"][at]),
                 "learning_rate/weights": rate,
                 "speed/examples_per_s": speed,
@@ -75,7 +98,7 @@ class TrainJournal:
             self.events.write(done, seed, tags)
         losses = " ".join(f"{loss:.3f}" for loss in values["loss"])
         self.recorder.progress(
-            done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} pictures/s"
+            done, f"loss {losses}  {1000 * step_s:.0f} ms  {speed:.0f} {self.task.unit}/s"
         )
 
     def epoch(self, epoch: int, done: int, seen: dict[str, Any]) -> None:
@@ -87,37 +110,40 @@ class TrainJournal:
             return
         lines = []
         for at, seed in enumerate(self.seeds):
-            train, valid = (averages(seen[name], at) for name in ("totals", "valid"))
-            found = scores(seen["valid"], at)
-            line = {"train_loss": train[0], "train_accuracy": train[1], **found}
-            start = {"epoch": epoch, "step": done, "seed": seed, "alive": bool(seen["alive"][at])}
-            lines.append({**start, **line})
-            tags = {
-                "progress/epoch": epoch,
-                "loss/train_epoch": train[0],
-                "loss/valid": valid[0],
-                "accuracy/train_epoch": train[1],
-                "accuracy/valid": valid[1],
-                "accuracy/valid_top5": 100 - found["valid_error_top5"],
+            line = {
+                "epoch": epoch,
+                "step": done,
+                "seed": seed,
+                "alive": bool(seen["alive"][at]),
+                **self.telling.line("train", seen["totals"], at),
+                **self.telling.line("valid", seen["valid"], at),
             }
+            text = f"epoch {epoch} seed {seed}: {self.telling.text(line)}"
+            if "course" in seen:
+                line["averages"] = averages = bool(seen["course"]["averages"][at])
+                text += ", averaging" if averages else ""
+            lines.append(line)
+            tags = {"progress/epoch": epoch, **self.telling.epoch(line)}
             self.events.write(done, seed, tags)
-            self.recorder.message(
-                f"epoch {epoch} seed {seed}: train loss {train[0]:.4f} accuracy {train[1]:.2f} %, "
-                f"valid loss {valid[0]:.4f} error {found['valid_error']:.2f} % "
-                f"(top 5: {found['valid_error_top5']:.2f} %)"
-            )
+            self.recorder.message(text)
         self.recorder.epoch(lines)
 
-    def standings(self, total: int, alive: np.ndarray) -> dict[str, Any]:
-        """Returns seeds, best_seed and metrics of result.json after `total` steps."""
-        found = standings(self.recorder.lines, self.seeds, total, alive, KEYS)
+    def standings(
+        self, total: int, alive: np.ndarray, last: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Returns seeds, best_seed and metrics of result.json after `total` steps.
+
+        last: f[S] by name, in place of what the last epoch said.
+        """
+        more = [self.telling.last(last, at) for at in range(len(self.seeds))]
+        lines = [line | more[self.seeds.index(line["seed"])] for line in self.recorder.lines]
+        keys = tuple(dict.fromkeys((*KEYS[self.kind], *more[0])))
+        found = standings(lines, self.seeds, total, alive, keys)
         value = genotype.to_dict(self.task.genotype)
         found["seeds"] = [{**one, "genotype": value} for one in found["seeds"]]
         found["metrics"]["parameters"] = self.task.parameters
         found["metrics"]["multiply_adds"] = self.task.multiply_adds
-        found["metrics"]["scored_on"] = (
-            "held_out" if self.task.scored is self.task.pictures else "test"
-        )
+        found["metrics"]["scored_on"] = self.task.scored_on
         return found
 
     def leave(self, folder: epath.Path, result: dict[str, Any]) -> None:
@@ -125,15 +151,3 @@ class TrainJournal:
         del result
         text = genotype.to_json(self.task.genotype)
         metrics.write_whole(folder / "genotype.json", text + "\n")
-
-
-def scores(sums: dict[str, np.ndarray], at: int) -> dict[str, float]:
-    """Returns loss, accuracy and errors (per cent) of a seed's sums."""
-    loss, accuracy = averages(sums, at)
-    among = 100 * float(sums["among"][at]) / max(float(sums["count"][at]), 1.0)
-    return {
-        "valid_loss": loss,
-        "valid_accuracy": accuracy,
-        "valid_error": 100 - accuracy,
-        "valid_error_top5": 100 - among,
-    }

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from darts_dist import config as configs
-from darts_dist import torchfile, trainconfig
-from darts_dist.errors import ConfigError, DataError, InputError
+from darts_dist import genotype, torchfile, trainconfig
+from darts_dist.errors import CheckpointError, ConfigError, DataError, InputError
+from darts_dist.genotype import RnnGenotype
+from darts_dist.interop import Tree
+from darts_dist.interop_recurrent import EMBEDDING, recurrent_from_torch
 from darts_dist.schema import literal
-from darts_dist.trainconfig import TrainConfig
+from darts_dist.torchpickle import Record
 
 # stem -> (its first convolution, the one that is as wide as the first cells, how often as wide)
 STEMS = {
@@ -23,10 +26,23 @@ STEMS = {
     "imagenet": ("stem0.0.weight", "stem0.3.weight", 1),
 }
 AUXILIARY = "auxiliary_head."
+MODULE = "model.RNNModel"
+WANTED_MODULE = "wanted a network that the original saved"
+RECORDS = (  # what a file of a whole recurrent network names
+    MODULE,
+    "model.DARTSCell",
+    "utils.LockedDropout",
+    "genotypes.Genotype",
+    "torch.nn.modules.sparse.Embedding",
+    "torch.nn.modules.linear.Linear",
+    "torch.nn.modules.container.ModuleList",
+    "torch.nn.modules.container.ParameterList",
+    "torch.nn.backends.thnn._get_thnn_function_backend",
+)
 IMAGENET_PX = 224
 
 
-def of_target(target: str, overrides: Sequence[str] = ()) -> TrainConfig:
+def of_target(target: str, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of what is evaluated, a train run or a file of PyTorch, with overrides.
 
     Raises InputError for what is neither, DataError for a broken file.
@@ -50,15 +66,75 @@ def is_file(target: str) -> bool:
     return "://" not in target and pathlib.Path(target).is_file()
 
 
-def config_of(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
+def config_of(path: str, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of the network in a file: its sizes by the tensors, then the overrides.
 
     Whether the rest of the tensors fits it, and the overrides the tensors, is not looked at.
     """
-    sizes = sizes_of(torchfile.read_state(path), path)
+    state, _ = read_module(path)
+    if EMBEDDING in state:
+        width = read_recurrent(path)[0]["embedding"].shape[1]
+        sizes = {"space.kind": "rnn", "network.channels": width}
+    else:
+        sizes = sizes_of(state, path)
     given = [f"{key}={literal(value)}" for key, value in sizes.items()]
     name = pathlib.Path(path).name.partition(".")[0] or "network"
-    return configs.parse_as(TrainConfig, "", path, name, (*given, *overrides))
+    return configs.parse_as(trainconfig.TRAININGS, "", path, name, (*given, *overrides))
+
+
+def read_module(path: str) -> tuple[dict[str, np.ndarray], RnnGenotype | None]:
+    """Returns (state dict, genotype or None) of a file that holds a state dict, or a whole module
+    of the original's recurrent networks. Raises DataError.
+    """
+    found = torchfile.read(path, RECORDS)
+    if not isinstance(found, Record):
+        return torchfile.read_state(path), None
+    if found.name != MODULE:
+        raise DataError(f"{path} holds a {found.name}; wanted a {MODULE}, or a state dict")
+    state: dict[str, np.ndarray] = {}
+    genotypes: list[RnnGenotype] = []
+    _collect(found, "", state, genotypes, path)
+    return state, genotypes[0] if genotypes else None
+
+
+def _collect(module: Any, prefix: str, state: dict, genotypes: list, path: str) -> None:
+    """Adds a module's parameters and buffers by name, and its genotype, those below it after it."""
+    held = module.state if isinstance(module, Record) else None
+    if not isinstance(held, dict):
+        raise DataError(f"{path}: {prefix or 'the module'} has no attributes; {WANTED_MODULE}")
+    for group in ("_parameters", "_buffers", "_modules"):
+        if not isinstance(held.get(group), dict):
+            raise DataError(f"{path}: {prefix or 'the module'} has no {group}; {WANTED_MODULE}")
+    for name, value in (*held["_parameters"].items(), *held["_buffers"].items()):
+        if isinstance(value, np.ndarray):
+            state[f"{prefix}{name}"] = value
+    if isinstance(held.get("genotype"), Record):
+        recurrent, concat = (*held["genotype"].arguments, None, None)[:2]
+        tree = {"recurrent": recurrent, "concat": list(concat or ())}
+        value = genotype.from_dict(tree, "rnn")
+        assert isinstance(value, RnnGenotype)
+        genotypes.append(value)
+    for name, below in held["_modules"].items():
+        _collect(below, f"{prefix}{name}.", state, genotypes, path)
+
+
+def read_recurrent(path: str) -> tuple[Tree, RnnGenotype | None]:
+    """Returns (params, genotype or None) of a recurrent network in a file.
+
+    Raises CheckpointError or DataError for one with other tensors.
+    """
+    state, value = read_module(path)
+    for name, array in state.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} has numbers that are not finite")
+    names = {name.replace("rnns.0._Ws._", "rnns.0._Ws."): one for name, one in state.items()}
+    try:
+        params, stats = recurrent_from_torch(names)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if stats:
+        raise CheckpointError(f"{path} is a search network; wanted one of a genotype")
+    return params, value
 
 
 def sizes_of(state: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:

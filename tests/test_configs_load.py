@@ -14,6 +14,7 @@ FILES = sorted(FOLDER.glob("*.toml"))
 
 def test_the_files_that_are_promised_are_there():
     names = {"sample", "tiny", "search_cifar10", "train_sample", "train_cifar10"}
+    names |= {"search_ptb", "train_ptb", "train_wikitext2", "search_text_sample"}
     assert names | {"train_cifar10_short"} <= {file.stem for file in FILES}
 
 
@@ -68,6 +69,23 @@ def test_the_full_search_is_the_paper_s():
     paper = config.Config()
     free = {"name", "data.kind", "data.mean", "data.std"}
     assert {key for key, *_ in config.differences(made, paper)} <= free
+
+
+def test_the_configs_of_texts_are_the_paper_s():
+    search = config.load(str(FOLDER / "search_ptb.toml"))
+    free = {"name", "data.kind"}
+    assert {key for key, *_ in config.differences(search, config.TextConfig())} <= free
+    ptb, wikitext = (
+        trainconfig.load(str(FOLDER / f"{name}.toml")) for name in ("train_ptb", "train_wikitext2")
+    )
+    changed = config.differences(ptb, trainconfig.TextTrainConfig())
+    assert {key for key, *_ in changed} <= free
+    assert config.differences(ptb, wikitext) == [
+        ("name", "train_ptb", "train_wikitext2"),
+        ("network.channels", 850, 700),
+        ("weights.weight_decay", 8e-7, 5e-7),
+        ("regularisation.dropout_hidden", 0.25, 0.15),
+    ]
 
 
 def test_a_config_says_what_its_space_and_stem_are_or_takes_the_default():

@@ -11,7 +11,6 @@ import pytest
 
 from darts_dist import optim
 from darts_dist.config import Config, Method, Weights
-from darts_dist.data.augment import Recipe
 from darts_dist.methods.hypergradient import HYPERGRADIENTS, Gradient, Passes, keeping
 from darts_dist.searchwork import SearchSeed
 
@@ -244,7 +243,7 @@ def test_the_pieces_that_search_compiles_are_those_written_down_here(float64):
         method=Method(radius=0.25),
         weights=Weights(momentum=MOMENTUM, weight_decay=DECAY, clip_norm=0.5),
     )
-    one = SearchSeed(config, None, Recipe(0, False, 0, (), ()), 1)
+    one = SearchSeed(config, None, 1)
     weights, grads, buffer = (random_tree(seed, SHAPES) for seed in range(3))
     plus, minus = (random_tree(seed, ALPHA_SHAPES) for seed in range(2))
 

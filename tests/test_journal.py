@@ -22,9 +22,15 @@ SKIP = config.Space().operations.index("skip_connect")
 SEEDS = [5, 6]
 
 
+def task_of(settings):
+    """All that is asked of a task."""
+    sizes = {"unit": "pictures", "step_examples": 64}
+    return types.SimpleNamespace(config=settings, seeds=SEEDS, **sizes)
+
+
 def journal(folder, *changes, main=True):
     settings = config.parse("", "a test", overrides=("network.nodes=4", *changes))
-    task = types.SimpleNamespace(config=settings, seeds=SEEDS)  # all that is asked of it
+    task = task_of(settings)
     recorder = Recorder(folder, main=main, seeds=SEEDS, total_steps=99)
     return SearchJournal(task, recorder, Events(folder, on=main and settings.log.tensorboard))
 
@@ -58,13 +64,36 @@ def test_every_tag_is_explained_and_nothing_else_is(tmp_path):
     board = shown(tmp_path)
     assert board.runs == ["seed-5", "seed-6"]
     tags = {tag for kind in ("scalars", "images", "text") for tag in board.tags("seed-5", kind)}
-    assert tags == set(ABOUT) - {"accuracy/valid_top5"}  # this one is told of training
+    others = {"accuracy/valid_top5"}  # of training; and of texts:
+    others |= {tag for tag in ABOUT if tag.startswith("perplexity/") or "recurrent" in tag}
+    assert tags == set(ABOUT) - others
     assert all(board.about("seed-5", tag) == ABOUT[tag] for tag in tags)
     assert board.values("seed-6", "loss/train") == [(4, 2.0)]
     assert board.values("seed-6", "speed/examples_per_s") == [(4, 64 * 2 / 0.5)]
     assert board.values("seed-6", "loss/valid") == [(8, 1.5)]
     assert board.values("seed-6", "cells/skip_connections_normal") == [(8, 4)]
-    assert set(pages.METRICS) < tags
+    assert set(pages.METRICS["cnn"]) < tags
+
+
+def test_a_search_of_recurrent_cells_tells_perplexities_and_draws_its_cell(tmp_path):
+    told = journal(tmp_path, "space.kind=rnn", "network.nodes=2")
+    told.begin()
+    values = step()
+    told.step(4, {name: values[name] for name in ("loss", "grad_norm", "alive")}, 0.5, 20.0)
+    sums = {"loss": np.array([3.0, 6.0]), "count": np.array([4, 4])}
+    alphas = {"recurrent": np.arange(30.0).reshape(2, 3, 5)}
+    told.epoch(0, 8, {"alphas": alphas, "alive": np.ones(2, bool), "totals": sums, "valid": sums})
+    told.events.close()
+    board = shown(tmp_path)
+    perplexity = np.float32(np.exp(1.5))
+    assert board.values("seed-6", "perplexity/valid") == [(8, pytest.approx(perplexity))]
+    assert board.values("seed-6", "loss/train") == [(4, 2.0)]
+    assert {"cells/recurrent", "alphas/weights_recurrent"} <= set(board.tags("seed-6", "images"))
+    (_, line) = told.recorder.lines
+    assert line["genotype"]["recurrent"] == [["identity", 0], ["identity", 0]]
+    assert line["valid_perplexity"] == np.exp(1.5) and "skip_connections" not in line
+    _, metrics, _ = board.sessions()["seed-6"]
+    assert metrics.keys() == set(pages.METRICS["rnn"])
 
 
 def test_maps_and_cells_are_pictures_that_can_be_opened(tmp_path):
@@ -195,7 +224,7 @@ def test_the_hparams_tab_compares_runs_by_what_a_resume_cannot_change(tmp_path):
     told.events.end(8, 5, completed=True)
     told.events.close()
     knobs, metrics, status = shown(tmp_path).sessions()["seed-5"]
-    assert knobs.keys() == {"seed", "method.hypergradient", *pages.HPARAMS}
+    assert knobs.keys() == {"seed", "method.hypergradient", *pages.HPARAMS["cnn"]}
     assert (knobs["seed"], knobs["data.kind"], knobs["weights.learning_rate"]) == (
         5,
         "cifar10",
@@ -203,17 +232,18 @@ def test_the_hparams_tab_compares_runs_by_what_a_resume_cannot_change(tmp_path):
     )
     assert knobs["data.flip"] is True
     assert knobs["method.hypergradient"] == "exact"
-    assert metrics.keys() == set(pages.METRICS)
+    assert metrics.keys() == set(pages.METRICS["cnn"])
     assert (metrics["loss/valid"], metrics["accuracy/valid"], status) == (
         0.75,
         25,
         "STATUS_SUCCESS",
     )
-    assert not [key for key in pages.HPARAMS if key.startswith(config.FREE_ON_RESUME)]
+    knobs = [key for keys in pages.HPARAMS.values() for key in keys]
+    assert not [key for key in knobs if key.startswith(config.FREE_ON_RESUME)]
 
 
 def test_training_shows_its_numbers_by_the_same_tags(tmp_path):
-    task = types.SimpleNamespace(config=TrainConfig(genotype="DARTS_V2"), seeds=SEEDS)
+    task = task_of(TrainConfig(genotype="DARTS_V2"))
     recorder = Recorder(tmp_path, main=True, seeds=SEEDS, total_steps=99)
     told = TrainJournal(task, recorder, Events(tmp_path, on=True))
     told.begin()
@@ -227,5 +257,6 @@ def test_training_shows_its_numbers_by_the_same_tags(tmp_path):
     assert board.values("seed-6", "accuracy/valid_top5") == [(8, 75)]
     knobs, metrics, _ = board.sessions()["seed-6"]
     assert (knobs["seed"], knobs["genotype"]) == (6, "DARTS_V2")
-    assert metrics.keys() == set(trainjournal.METRICS) <= set(ABOUT)
-    assert not [key for key in trainjournal.HPARAMS if key.startswith(config.FREE_ON_RESUME)]
+    assert metrics.keys() == set(trainjournal.METRICS["cnn"]) <= set(ABOUT)
+    knobs = [key for keys in trainjournal.HPARAMS.values() for key in keys]
+    assert not [key for key in knobs if key.startswith(config.FREE_ON_RESUME)]

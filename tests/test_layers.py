@@ -10,14 +10,15 @@ ROOT = pathlib.Path(__file__).parent.parent / "darts_dist"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    0: "agreement config trainconfig ending errors genotype cluster hlo knobs processes schema"
-    " watchdog xla_flags",
+    0: "agreement config trainconfig ending errors genotype cluster hlo knobs textknobs processes"
+    " schema watchdog xla_flags",
     1: "spaces nets data",
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
-    " searchwork",
-    4: "cli search journal trainjournal pages select train evaluate plan __init__ __main__",
+    " searchwork textmodels textwork textsteps texttask",
+    4: "cli search journal trainjournal tellings pages select train evaluate plan __init__"
+    " __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 

@@ -102,7 +102,7 @@ def test_every_seed_is_scored_on_each_example_once(crowd):
         weights = jax.tree.map(jax.nn.softmax, own.alphas)
         sums = {"loss": 0.0, "right": 0.0, "count": 0.0}
         for batch in shown(2):
-            images = normalise(batch["image"], step.one.recipe, np.float64)
+            images = normalise(batch["image"], step.one.model.recipe, np.float64)
             logits, _ = apply(own.params, own.stats, images, weights, train=False)
             chances, labels = np.asarray(jax.nn.log_softmax(logits)), batch["label"]
             for row in np.flatnonzero(batch["mask"]):

@@ -60,7 +60,7 @@ def test_every_picture_is_scored_once_by_the_averaged_weights(pair):
     task, states, _ = pair
     found = task.evaluate(states)
     shown = task.scored
-    images = normalise(shown.images, task.programs.one.recipe, np.float64)
+    images = normalise(shown.images, task.programs.one.model.recipe, np.float64)
     apply = jax.jit(task.programs.one.model.apply, static_argnames="train")
     for at in range(2):
         params, stats = of_seed(copied(task, states).average, at)

@@ -13,6 +13,7 @@ sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 
 from parity import (  # noqa: E402
     checkpoints_cnn,
+    checkpoints_rnn,
     cnn_eval,
     cnn_genotypes,
     cnn_ops,
@@ -51,6 +52,7 @@ MODULES = (
     cnn_param_counts,
     rnn_small,
     checkpoints_cnn,
+    checkpoints_rnn,
 )
 CHECKS = {module.STEM: module.check for module in MODULES}
 

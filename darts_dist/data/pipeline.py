@@ -75,7 +75,14 @@ def batches(pictures, parts, *, seeds, rows, global_batch, start, threads):
     threads: that read ahead; 0 reads when asked.
     An item is {"image": uint8[S, n, H, W, C], "label": int32[S, n]} by stream.
     """
-    source = _Source(pictures, parts, seeds, rows, global_batch)
+    return read_ahead(_Source(pictures, parts, seeds, rows, global_batch), start, threads)
+
+
+def read_ahead(source, start, threads):
+    """Returns an iterator, without end, of source[start], source[start + 1], ...; it has `close`.
+
+    threads: that read ahead; 0 reads when asked.
+    """
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=PREFETCHED_STEPS if threads else 0
     )

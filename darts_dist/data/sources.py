@@ -18,7 +18,7 @@ from PIL import Image
 from darts_dist import cluster
 from darts_dist.data import cifar, folder
 from darts_dist.errors import ConfigError, DataError
-from darts_dist.trainconfig import AnyConfig
+from darts_dist.trainconfig import PictureConfig
 
 # arXiv 1806.09055, the authors' code: statistics of the CIFAR-10 training pictures, R G B, of 1.
 CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
@@ -46,7 +46,7 @@ class Pictures:
     std: tuple[float, ...]
 
 
-def load(config: AnyConfig, split: str) -> Pictures:
+def load(config: PictureConfig, split: str) -> Pictures:
     """Returns the Pictures of the data set that a config names, of one split, "train" or "test".
 
     data.path: for CIFAR the official folder, its parent, the official archive, or a folder that
@@ -59,7 +59,7 @@ def load(config: AnyConfig, split: str) -> Pictures:
     return SOURCES[kind](config, split)
 
 
-def fit(config: AnyConfig, pictures: Pictures) -> Pictures:
+def fit(config: PictureConfig, pictures: Pictures) -> Pictures:
     """Returns training pictures as a config takes them: as many as it asks for, with mean and std.
 
     Raises ConfigError where config and pictures do not fit each other.
@@ -83,7 +83,7 @@ def fit(config: AnyConfig, pictures: Pictures) -> Pictures:
     return dataclasses.replace(pictures, mean=mean, std=std)
 
 
-def check_sizes(config: AnyConfig, pictures: Pictures) -> None:
+def check_sizes(config: PictureConfig, pictures: Pictures) -> None:
     """Raises ConfigError where pictures have not the size, channels or classes of the network."""
     data, network = config.data, config.network
     _, height, width, channels = pictures.images.shape

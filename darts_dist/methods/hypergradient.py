@@ -52,32 +52,34 @@ class Passes:
 @dataclasses.dataclass(frozen=True)
 class Gradient:
     """Of one pass over a batch:
-    gradients by params and by alphas, the statistics it moved, its metrics.
+    gradients by params and by alphas, the statistics it moved, its metrics, what it carries on.
     """
 
     params: Any
     alphas: Any
     stats: Any
     metrics: Any
+    carried: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Hypergradient:
     """The alpha gradient is direct - rate * implicit (implicit None: direct alone); stats:
-    moved by its passes on w.
+    moved by its passes on w.  carried: by the pass over the validation batch.
     """
 
     direct: Any
     implicit: Any
     stats: Any
     metrics: Any
+    carried: Any = None
 
 
 def first(passes, params, stats, alphas, momentum, rate, train, valid):
     """Returns dV(w, a)/da: first order, x = 0 (arXiv 1806.09055, section 2.3)."""
     del momentum, rate, train
     here = passes.gradient(params, stats, alphas, valid, wrt="alphas")
-    return Hypergradient(here.alphas, None, here.stats, here.metrics)
+    return Hypergradient(here.alphas, None, here.stats, here.metrics, here.carried)
 
 
 def exact(passes, params, stats, alphas, momentum, rate, train, valid):
@@ -95,7 +97,7 @@ def exact(passes, params, stats, alphas, momentum, rate, train, valid):
     vector, _ = passes.clipped(there.params)
     implicit, moved = passes.product(params, here.stats, alphas, vector, train)
     implicit = passes.scaled(implicit, factor)
-    return Hypergradient(there.alphas, implicit, moved, there.metrics)
+    return Hypergradient(there.alphas, implicit, moved, there.metrics, there.carried)
 
 
 def finite_difference(passes, params, stats, alphas, momentum, rate, train, valid):
@@ -111,7 +113,7 @@ def finite_difference(passes, params, stats, alphas, momentum, rate, train, vali
     plus = passes.gradient(up, here.stats, alphas, train)
     minus = passes.gradient(down, plus.stats, alphas, train)
     implicit = passes.scaled(passes.quotient(plus.alphas, minus.alphas, vector), factor)
-    return Hypergradient(there.alphas, implicit, minus.stats, there.metrics)
+    return Hypergradient(there.alphas, implicit, minus.stats, there.metrics, there.carried)
 
 
 def keeping(lookahead, names):

@@ -80,11 +80,43 @@ def _text(parts: list[costs.Part], params, batch: int) -> str:
         rows.append(("auxiliary head", "", "", f"{count(auxiliary):,}", "0"))
     whole = sum(part.multiply_adds for part in parts)
     rows.append(("sum", "", "", f"{count(params):,}", f"{whole:,}"))
+    return _aligned(TITLE, rows, 3)
+
+
+def of_language(params, products: int) -> str:
+    """Returns a language model as a table.
+
+    params: its tree, or the shapes of that.  products: of a state and a node's matrix in a step.
+    """
+    parts, cell = language_parts(params, products), params["cell"]
+    sizes = {
+        "matrix of words, in and out": count(params["embedding"]),
+        "cell": count(cell),
+        "bias of words": count(params["bias"]),
+    }
+    rows: list[tuple[str, ...]] = [("part", "parameters", "multiply-adds")]
+    rows += [(name, f"{size:,}", f"{parts.get(name, 0):,}") for name, size in sizes.items()]
+    rows.append(("sum", f"{count(params):,}", f"{sum(parts.values()):,}"))
+    return _aligned("the network; multiply-adds are of matrix products, for one word", rows, 1)
+
+
+def language_parts(params, products: int) -> dict[str, int]:
+    """Returns the multiply-adds of a language model for one word, by part; see `of_language`."""
+    cell = params["cell"]
+    node = cell["nodes"].size // len(cell["nodes"]) if products else 0
+    return {
+        "matrix of words, in and out": params["embedding"].size,
+        "cell": cell["first"].size + products * node,
+    }
+
+
+def _aligned(title: str, rows: list[tuple[str, ...]], words: int) -> str:
+    """Rows as lines; the first `words` columns to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [TITLE]
+    lines = [title]
     for row in rows:
-        texts = map(str.ljust, row[:3], widths[:3])
-        lines.append("  ".join([*texts, *map(str.rjust, row[3:], widths[3:])]))
+        texts = map(str.ljust, row[:words], widths[:words])
+        lines.append("  ".join([*texts, *map(str.rjust, row[words:], widths[words:])]))
     return "\n".join(lines)
 
 

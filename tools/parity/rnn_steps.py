@@ -3,22 +3,23 @@ seed on one device.
 """
 
 import dataclasses
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from darts_dist import cluster, losses
-from darts_dist.config import Config
+from darts_dist import cluster
+from darts_dist.config import TextConfig
 from darts_dist.data import windows
 from darts_dist.interop_recurrent import recurrent_from_torch, recurrent_to_torch
 from darts_dist.methods.hypergradient import HYPERGRADIENTS, Gradient, Passes, keeping
-from darts_dist.methods.relaxation import softmax
+from darts_dist.nets.dropout import MASKS
 from darts_dist.programs import BATCH, SCALAR, SEED, Program
-from darts_dist.searchwork import SearchSeed
 from darts_dist.spaces import derive, rnn
+from darts_dist.textmodels import LanguageSearchModel
+from darts_dist.textwork import TextSearchSeed
 from parity.steps import ADAM, first_seed, norm, noted
 from parity.vectors import under
 
@@ -29,53 +30,35 @@ HYPERGRADIENT = {
     "none": "first",
 }
 BETAS = (0.9, 0.999)
+GIVES = {
+    **dict.fromkeys(("params", "alphas", "stats", "metrics"), SEED),
+    "carried": BATCH,
+}
 GROUPS = {"unrolled": ("embedding",), "unrolled_tied_fix": ()}  # what the virtual step leaves alone
 
 
-class Language:
-    """What `searchwork` differentiates: a batch is ((tokens [T, N], hidden, length [N]), targets).
-
-    activation, temporal: weights of the two penalties.
-    """
-
-    def __init__(self, init, apply, draw_alphas, activation=0.0, temporal=0.0):
-        self.init, self.apply, self.draw_alphas = init, apply, draw_alphas
-        self.activation, self.temporal = activation, temporal
-
-    def outputs(self, params, stats, alphas, fed, *, train):
-        """Returns ((Outputs, length), moved statistics)."""
-        tokens, hidden, length = fed
-        weights, length = softmax(alphas), length[0]
-        out, moved = self.apply(params, stats, tokens, hidden, weights, None, length, train=train)
-        return (out, length), moved
-
-    def logits(self, outputs):
-        """Returns the logits of what the network puts out."""
-        return outputs[0].logits
-
-    def losses(self, outputs, targets):
-        """Returns each example's loss, f[N]."""
-        out, length = outputs
-        loss = losses.sequence_cross_entropy(out.logits, targets, length)
-        loss += self.activation * losses.activation_penalty(out.dropped, length)
-        return loss + self.temporal * losses.temporal_penalty(out.raw, length)
-
-
-def config_of(case, clip, bits):
-    """Returns the config whose tables `searchwork` reads, of a case's settings."""
+def config_of(case, bits):
+    """Returns the config of a search without dropout, of a case's settings."""
     settings = case.settings
+    nodes = derive.nodes_of(len(case.inputs["alphas"]), "rnn")
     tree = {
+        "network": {"channels": settings["nhid"], "nodes": nodes},
         "data": {"global_batch": 1},  # weighs sums that are not looked at
         "precision": {"compute": f"float{bits}"},
-        "weights": {"momentum": 0.0, "weight_decay": settings["wdecay"], "clip_norm": clip},
+        "weights": {"weight_decay": settings["wdecay"], "clip_norm": settings["clip"]},
         "alphas": {
             "learning_rate": settings["arch_lr"],
             "betas": BETAS,
             "weight_decay": settings["arch_wdecay"],
             "epsilon_placement": ADAM[settings.get("adam", "0.3.1")],
         },
+        "regularisation": {
+            "activation": settings["alpha"],
+            "temporal": settings["beta"],
+            **{f"dropout_{name}": 0.0 for name in MASKS},
+        },
     }
-    return msgspec.convert(tree, Config)
+    return msgspec.convert(tree, TextConfig)
 
 
 class Run:
@@ -85,21 +68,16 @@ class Run:
         """Compiles nothing yet."""
         settings = case.settings
         self.case, self.dtype, self.mesh = case, f"float{bits}", cluster.make_mesh(1, 1, 1)
-        self.config = config_of(case, settings["clip"], bits)
-        nodes = derive.nodes_of(len(case.inputs["alphas"]), "rnn")
-        sizes = {"words": settings["ntoken"], "width": settings["nhid"], "nodes": nodes}
-        init, apply = rnn.build(**sizes, compute=jnp.dtype(self.dtype))
-        draw = functools.partial(rnn.draw_alphas, nodes=nodes, scale=1.0, dtype=self.dtype)
-        self.plain = Language(init, apply, draw)
-        full = Language(init, apply, draw, settings["alpha"], settings["beta"])
-        one = SearchSeed(self.config, self.plain, None, 1)
+        config = config_of(case, bits)
+        self.model = LanguageSearchModel(config, settings["ntoken"])
+        one = TextSearchSeed(config, self.model, 1, capped=False)
         gradient = (SEED, SEED, SEED, BATCH)
         self.init = self.program("init", one.init, SEED)
-        self.gradient = self.program("gradient", one.gradient("both"), *gradient)
+        self.gradient = self.program("gradient", one.gradient("both"), *gradient, gives=GIVES)
         self.penalised = self.program(
-            "penalised", SearchSeed(self.config, full, None, 1).gradient("both"), *gradient
+            "penalised", one.gradient("both", penalised=True), *gradient, gives=GIVES
         )
-        self.forward = self.program("forward", self.hidden_after, *gradient, gives=BATCH)
+        self.penalty = self.program("penalty", self.penalty_of, *gradient)
         taken = (SEED, SEED, SEED, SEED, SEED, SCALAR)
         self.alpha_step = self.program("alpha_step", one.alpha_step, *taken)
         taken = (SEED, SEED, SEED, SEED, SCALAR)
@@ -110,11 +88,11 @@ class Run:
             product=self.program("product", one.product, SEED, SEED, SEED, SEED, BATCH),
             perturb=self.program("perturb", one.perturb, SEED, SEED),
             quotient=self.program("quotient", one.quotient, SEED, SEED, SEED),
-            clip=self.program("clip", functools.partial(one.clip, capped=False), SEED),
+            clip=self.program("clip", one.clip_virtual, SEED),
             scale=self.program("scale", one.scale, SEED, SEED),
         )
 
-    def program(self, name, body, *takes, gives=SEED):
+    def program(self, name, body, *takes, gives: Any = SEED):
         """Returns a body of one seed, mapped over the mesh."""
 
         def run(*args):
@@ -122,16 +100,19 @@ class Run:
 
         return Program(name, self.mesh, run, takes, gives)
 
-    def hidden_after(self, params, stats, alphas, batch):
+    def penalty_of(self, params, stats, alphas, batch):
+        """Returns what the loss of the weights has besides that of words."""
+        outputs, _ = self.model.outputs(params, stats, alphas, batch[0], train=True)
+        return jax.lax.pmean(self.model.penalties(outputs).mean(), "data")
+
+    def forward(self, *at):
         """Returns the hidden state after a window."""
-        (out, _), _ = self.plain.outputs(params, stats, alphas, batch[0], train=True)
-        return out.hidden
+        return self.gradient(*at)["carried"]
 
     def take(self, params, stats, alphas, batch, wrt="both"):
         """Returns the Gradient of one pass."""
         del wrt
-        out = self.gradient(params, stats, alphas, batch)
-        return Gradient(out["params"], out["alphas"], out["stats"], out["metrics"])
+        return Gradient(**self.gradient(params, stats, alphas, batch))
 
     def state(self):
         """Returns the first state."""
@@ -144,9 +125,15 @@ class Run:
 
     def batch(self, tokens, targets, hidden, length):
         """Returns one batch of arrays [T, N], hidden f[N, H] and a number of words."""
-        lengths = jnp.full(tokens.shape[1], length, jnp.int32)
-        fed = jnp.asarray(tokens, jnp.int32), jnp.asarray(hidden, self.dtype), lengths
-        return jax.tree.map(lambda x: x[None], (fed, jnp.asarray(targets, jnp.int32)))
+        count = len(hidden)
+        fed = (
+            jnp.asarray(tokens, jnp.int32).T,
+            jnp.asarray(hidden, self.dtype),
+            jnp.full(count, length, jnp.int32),
+            jnp.zeros((count, 2), jnp.uint32),
+            jnp.arange(count),
+        )
+        return jax.tree.map(lambda x: x[None], (fed, jnp.asarray(targets, jnp.int32).T))
 
     def hypergradient(self, state, train, valid, rate, name, kept=("embedding",)):
         """Returns (Hypergradient, what its passes computed); kept: what the virtual step leaves."""
@@ -250,15 +237,15 @@ def trajectory(case, bits):
         after_valid = run.forward(ahead, state.stats, state.alphas, valid)
         state = dataclasses.replace(state, alphas=alphas, alpha_opt=alpha_opt, stats=hyper.stats)
         at = state.params, state.stats, state.alphas, train
-        here, raw = run.penalised(*at), run.gradient(*at)["metrics"]["loss"]
-        hidden = [run.forward(*at)[0], after_valid[0]]
+        here, penalty = run.penalised(*at), run.penalty(*at)
+        hidden = [here["carried"][0], after_valid[0]]
         state, metrics = run.weight_step(
             state, here["stats"], here["params"], here["metrics"], rate
         )
         shown.append(
             {
-                "loss": metrics["loss"][0],
-                "raw_loss": raw[0],
+                "loss": (metrics["loss"] + penalty)[0],
+                "raw_loss": metrics["loss"][0],
                 "grad_norm_before_clip": metrics["grad_norm"][0],
                 "alphas": alphas[rnn.CELL][0],
                 # The weight step's backward pass adds onto it there, where the vectors read it.

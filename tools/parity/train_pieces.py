@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import optax
 
-from darts_dist import journal, optim
+from darts_dist import optim, tellings
 from darts_dist.config import Config
 from darts_dist.data import augment, sources
 from darts_dist.losses import cross_entropy, is_among
+from darts_dist.models import PictureModel
 from darts_dist.nets import drop_path
 from darts_dist.nets.layout import ChannelsLast
 from darts_dist.seedwork import OneSeed
@@ -174,9 +175,12 @@ def means(_, inputs):
     def seed(batch):
         tree = {"data": {"global_batch": batch}, "precision": {"compute": "float64"}}
         model = types.SimpleNamespace(
-            init=lambda key: ({"w": jnp.zeros(1)}, {}), draw_alphas=lambda key: {}
+            init=lambda key: ({"w": jnp.zeros(1)}, {}),
+            draw_alphas=lambda key: {},
+            total_names=PictureModel.total_names,
+            totals=PictureModel.totals,
         )
-        return OneSeed(msgspec.convert(tree, Config), model, None, len(counts))
+        return OneSeed(msgspec.convert(tree, Config), model, len(counts))
 
     state, found = seed(1).init(0), []
     for value, count in zip(values, counts, strict=True):
@@ -184,7 +188,7 @@ def means(_, inputs):
         grads = jax.tree.map(jnp.zeros_like, state.params)
         state, _ = seed(count).weight_step(state, state.stats, grads, metrics, jnp.zeros(()))
         totals = {name: np.asarray(total)[None] for name, total in state.totals.items()}
-        found.append(journal.averages(totals, 0)[0])
+        found.append(tellings.averages(totals, 0)[0])
     return {"avg": np.array(found)}
 
 
