@@ -1,4 +1,4 @@
-"""A search over pictures in memory: `darts_dist.Search` from Python, and what the verb runs.
+"""A search over pictures: `darts_dist.Search` from Python, and what the verb runs.
 
 Place: layer 3, a kind of `task`. Letters: S seeds, E edges, K operations.
 """
@@ -10,7 +10,7 @@ import jax
 from darts_dist import cluster, optim
 from darts_dist.config import Config
 from darts_dist.data import pipeline, sources
-from darts_dist.data.sources import Pictures
+from darts_dist.data.sources import AnyPictures
 from darts_dist.genotype import Genotype
 from darts_dist.searchstep import SearchStep
 from darts_dist.spaces import derive, table
@@ -29,7 +29,7 @@ class Search(PictureTask):
     shown = ("alphas", "totals", "alive")
     config: Config
 
-    def __init__(self, config: Config, pictures: Pictures) -> None:
+    def __init__(self, config: Config, pictures: AnyPictures) -> None:
         """Builds everything up to the programs; nothing is compiled yet."""
         super().__init__(config, sources.fit(config, pictures))
         data, batch = config.data, config.data.global_batch

@@ -77,6 +77,10 @@ __all__ = [
 ]
 
 
+STORED = ("imagenet", "array_record")
+"""Kinds of data whose pictures stay on disk."""
+
+
 class Config(Table, frozen=True, kw_only=True):
     """All knobs of a search; made whole and checked, or not at all."""
 
@@ -143,6 +147,9 @@ def check(config: Config) -> None:
     """Raises a ConfigError for the first rule between knobs that does not hold."""
     check_operations(config.space.operations)
     check_pictures(config.network, config.data)
+    if config.data.evaluate_augmented and config.data.kind in STORED:
+        wanted = f"false for data.kind = {config.data.kind}, of which centres are scored"
+        _fail("data.evaluate_augmented", True, wanted)
     check_rates(config.weights)
     check_batch(config)
 
@@ -162,9 +169,15 @@ def check_pictures(network: Any, data: DataSource) -> None:
         _fail("network.image_px", network.image_px, "an even number")
     if network.classes == 1:
         _fail("network.classes", 1, "at least 2, or 0 for those of the data")
-    if data.kind == "image_folder" and network.in_channels not in (1, 3):
-        wanted = "1 (grey) or 3 (colour) for data.kind = image_folder"
+    if data.kind in ("image_folder", *STORED) and network.in_channels not in (1, 3):
+        wanted = f"1 (grey) or 3 (colour) for data.kind = {data.kind}"
         _fail("network.in_channels", network.in_channels, wanted)
+    if data.kind in STORED and network.in_channels == 1 and not (data.mean and data.std):
+        key, found = ("data.std", data.std) if data.mean else ("data.mean", data.mean)
+        _fail(key, found, f"a number for grey pictures of data.kind = {data.kind}")
+    for key in ("colour_jitter", "hue_jitter"):
+        if getattr(data, key) and network.in_channels != 3:
+            _fail(f"data.{key}", getattr(data, key), "0 for pictures without three colours")
     for key, values in (("data.mean", data.mean), ("data.std", data.std)):
         if values and len(values) != network.in_channels:
             _fail(key, values, f"one for each of network.in_channels = {network.in_channels}")
@@ -201,9 +214,8 @@ def _fail(key: str, found: Any, wanted: str) -> None:
 Structs = type[Table] | Mapping[str, type[Table]]  # one, or those by space.kind
 HINTS = {
     "data.kind": {
-        "array_record": "ArrayRecord files are not in this version",
         "text": "texts go with space.kind=rnn",
-    }
+    },
 }
 """Values that are known by name and answered with more than "wanted ..."."""
 

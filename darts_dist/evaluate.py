@@ -15,7 +15,7 @@ from darts_dist import cluster, genotype, texttask, torchfile, train, weightfile
 from darts_dist import run as runs
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.data import sources
-from darts_dist.data.sources import Pictures
+from darts_dist.data.sources import AnyPictures
 from darts_dist.errors import CheckpointError, ConfigError, InputError
 from darts_dist.interop import COUNTER, Tree, from_torch
 from darts_dist.interop_network import network_entries
@@ -108,7 +108,7 @@ def _of_file(config: TrainConfig, path: str) -> tuple[Training, States, dict[str
     return task, task.init_with(*read_weights(task, path)), {}
 
 
-def _standardised(config: TrainConfig, pictures: Pictures) -> Pictures:
+def _standardised(config: TrainConfig, pictures: AnyPictures) -> AnyPictures:
     """Returns test pictures with the mean and std that others train on; none is measured."""
     mean, std = config.data.mean or pictures.mean, config.data.std or pictures.std
     if config.network.stem == "imagenet" and config.network.in_channels == 3:

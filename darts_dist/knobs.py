@@ -81,20 +81,41 @@ class DataSource(Table, frozen=True, kw_only=True):
     """where the pictures come from, and what is done to them"""
 
     kind: Annotated[
-        Literal["sample", "cifar10", "cifar100", "image_folder"],
-        about("sample: ships with the package; image_folder: a folder of pictures for each class"),
+        Literal["sample", "cifar10", "cifar100", "image_folder", "imagenet", "array_record"],
+        about(
+            "sample: ships with the package; image_folder: a folder of pictures for each class, "
+            "held in memory; imagenet: the same, or array_record, read from disk in each step"
+        ),
     ] = "sample"
     path: Annotated[str, about("folder or .tar.gz of the data set; not for sample")] = ""
     broken: Annotated[
         Literal["stop", "skip"],
         about(
-            "files of an image_folder that cannot be read: stop and name them, or leave them out"
+            "pictures of a folder or of array_record that cannot be read: stop and name them, or "
+            "leave them out"
         ),
     ] = "stop"
     global_batch: Annotated[int, about("pictures in a step, over all devices", ge=1)] = 64
     train_limit: Annotated[int, about("use the first N training pictures; 0: all", ge=0)] = 0
-    crop_padding_px: Annotated[int, about("zeros around before a random crop", ge=0)] = 4
+    crop_padding_px: Annotated[
+        int, about("zeros around before a random crop; not of imagenet and array_record", ge=0)
+    ] = 4
+    crop_area_min: Annotated[
+        float,
+        about(
+            "smallest share of a picture that a random crop of imagenet or array_record keeps",
+            gt=0,
+            le=1,
+        ),
+    ] = 0.08
     flip: Annotated[bool, about("mirror half of the pictures")] = True
+    colour_jitter: Annotated[
+        float,
+        about("how far factors of brightness, contrast and saturation are from 1", ge=0, le=1),
+    ] = 0.0
+    hue_jitter: Annotated[
+        float, about("how far hues are turned, as a share of the circle", ge=0, le=0.5)
+    ] = 0.0
     cutout_px: Annotated[int, about("side of the square that is blanked; 0: none", ge=0)] = 0
     mean: Annotated[
         tuple[float, ...], about("per channel, of pictures in 0..1; []: of the data set")

@@ -102,7 +102,6 @@ class SearchStep(BilevelStep):
     """
 
     def __init__(self, config, mesh, *, classes, mean, std, epoch_steps, layout=None):
-        data = config.data
-        recipe = Recipe(data.crop_padding_px, data.flip, data.cutout_px, tuple(mean), tuple(std))
+        recipe = Recipe.of(config.data, tuple(mean), tuple(std))
         model = SearchModel(config, classes, recipe, layout)
         super().__init__(config, mesh, SearchSeed(config, model, epoch_steps))

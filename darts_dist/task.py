@@ -15,7 +15,7 @@ import numpy as np
 
 from darts_dist import cluster
 from darts_dist.data import pipeline, sources
-from darts_dist.data.sources import Pictures
+from darts_dist.data.sources import AnyPictures
 from darts_dist.errors import ConfigError
 from darts_dist.seedwork import State
 from darts_dist.steps import Step
@@ -138,14 +138,14 @@ class PictureTask(Task):
     parts: Mapping[str, np.ndarray]
     unit = "pictures"
 
-    def __init__(self, config: Any, pictures: Pictures) -> None:
+    def __init__(self, config: Any, pictures: AnyPictures) -> None:
         """Lays the mesh out; ConfigError where the devices do not fit the config."""
         super().__init__(config)
         self.pictures, self.step_examples = pictures, config.data.global_batch
 
     def sizes(self) -> Any:
         """Returns the shape [H, W, C] of a picture."""
-        return self.pictures.images.shape[1:]
+        return self.pictures.shape
 
     def batches(self, start: int = 0) -> Iterator[dict[str, dict[str, np.ndarray]]]:
         """Returns an endless iterator of this process's part of the batches of steps start, ...
@@ -176,9 +176,13 @@ class PictureTask(Task):
             "std": list(pictures.std),
         }
 
-    def score(self, states: States, pictures: Pictures, indices: np.ndarray) -> dict[str, Any]:
+    def score(self, states: States, pictures: AnyPictures, indices: np.ndarray) -> dict[str, Any]:
         """Returns sums of scores, and the count, f[S], over pictures[indices]."""
         batches = pipeline.evaluation_batches(
-            pictures, indices, rows=self.rows, global_batch=self.config.data.global_batch
+            pictures,
+            indices,
+            rows=self.rows,
+            global_batch=self.config.data.global_batch,
+            threads=self.config.data.threads,
         )
         return self.programs.join(self.programs.evaluate(states, batches))

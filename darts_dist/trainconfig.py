@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from darts_dist import config as configs
-from darts_dist.config import Config, TextConfig, check_batch, check_pictures, check_rates
+from darts_dist.config import (
+    STORED,
+    Config,
+    TextConfig,
+    check_batch,
+    check_pictures,
+    check_rates,
+)
 from darts_dist.errors import ConfigError, InputError
 from darts_dist.knobs import (
     BatchNorm,
@@ -232,7 +239,10 @@ SELECTIONS: dict[str, type[Table]] = {"cnn": SelectConfig, "rnn": TextSelectConf
 
 OF_THE_SEARCH = {
     "cnn": {
-        "data": ("kind", "path", "broken", "train_limit", "train_fraction", "split", "mean", "std"),
+        "data": (
+            *("kind", "path", "broken", "train_limit", "train_fraction", "split", "mean", "std"),
+            *("crop_area_min", "colour_jitter", "hue_jitter"),
+        ),
         "network": ("in_channels", "image_px", "stem", "classes"),
     },
     "rnn": {"data": ("kind", "path", "new_words")},
@@ -244,7 +254,8 @@ def of_search(run: str, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of selecting among the cells of a search run, with overrides.
 
     Pictures or texts, their parts, sizes and devices are the search's; the schedule is the paper's,
-    100 epochs for pictures, 300 for texts.  Raises InputError for a folder that is no search run.
+    100 epochs for pictures, 300 for texts; pictures on disk get no cutout.  Raises InputError for a
+    folder that is no search run.
     """
     path = configs.place(run) / "config.toml"
     if not path.exists():
@@ -264,6 +275,8 @@ def of_search(run: str, overrides: Sequence[str] = ()) -> Any:
         for key in keys
     ]
     given.append(f"schedule.epochs={SELECTION_EPOCHS[kind]}")
+    if search.data.kind in STORED:
+        given.append("data.cutout_px=0")
     return configs.parse_as(
         SELECTIONS[kind], "", run, f"select-{search.name}", (*given, *overrides)
     )

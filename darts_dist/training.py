@@ -14,7 +14,7 @@ import numpy as np
 from darts_dist import genotype, optim
 from darts_dist.data import pipeline, sources
 from darts_dist.data.augment import Recipe
-from darts_dist.data.sources import Pictures
+from darts_dist.data.sources import AnyPictures
 from darts_dist.errors import ConfigError
 from darts_dist.genotype import CnnGenotype
 from darts_dist.models import TrainModel
@@ -37,7 +37,11 @@ class Training(PictureTask):
     config: TrainConfig
 
     def __init__(
-        self, config: TrainConfig, value: CnnGenotype, pictures: Pictures, scored: Pictures | None
+        self,
+        config: TrainConfig,
+        value: CnnGenotype,
+        pictures: AnyPictures,
+        scored: AnyPictures | None,
     ) -> None:
         """Builds everything up to the programs; nothing is compiled yet."""
         super().__init__(config, sources.fit(config, pictures))
@@ -64,13 +68,7 @@ class Training(PictureTask):
             )
         self.parts = {"train": trained}
         self.epoch_steps = config.schedule.steps_per_epoch or max(len(trained) // batch, 1)
-        recipe = Recipe(
-            data.crop_padding_px,
-            data.flip,
-            data.cutout_px,
-            self.pictures.mean,
-            self.pictures.std,
-        )
+        recipe = Recipe.of(data, self.pictures.mean, self.pictures.std)
         model = TrainModel(config, value, len(self.pictures.class_names), recipe)
         one = OneSeed(config, model, self.epoch_steps, data.accumulate, config.weights.average)
         self.programs = Step(config, self.mesh, one)

@@ -113,7 +113,6 @@ def test_a_run_is_named_after_its_file_unless_the_file_says_otherwise(tmp_path):
         ),
         ("space.kind=rnm", 'space.kind = "rnm"; wanted cnn | rnn; did you mean rnn?'),
         ("data.kind=text", "texts go with space.kind=rnn; wanted"),
-        ("data.kind=array_record", "ArrayRecord files are not in this version"),
         ("network.image_px=33", "network.image_px = 33; wanted an even number"),
         ("network.classes=1", "network.classes = 1; wanted at least 2, or 0"),
         ("network.layers=0", "network.layers = 0; wanted whole number >= 1"),
@@ -149,7 +148,9 @@ def test_an_unknown_key_in_a_file_is_named_in_full(tmp_path):
     with pytest.raises(ConfigError, match=r"^data\.gobal_batch is not a key; did you mean"):
         config.load(str(file))
     file.write_text("[data.kind]\nname = 'cifar10'\n")
-    with pytest.raises(ConfigError, match=r'^data\.kind = \{name = "cifar10"\}; wanted cifar10 \|'):
+    with pytest.raises(
+        ConfigError, match=r'^data\.kind = \{name = "cifar10"\}; wanted array_record \|'
+    ):
         config.load(str(file))
     file.write_text("[trainer.optimizer]\nlr = 1\n")
     with pytest.raises(ConfigError, match=r"^trainer\.optimizer is not a key; there are space"):

@@ -121,7 +121,9 @@ def test_the_sample_looks_like_the_set_it_is_drawn_from():
 
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"cifar11.*cifar10, cifar100, image_folder, sample"):
+    with pytest.raises(
+        ConfigError, match=r"cifar11.*cifar10, cifar100, image_folder, imagenet, sample"
+    ):
         load("cifar11", "", "train")
 
 

@@ -1,4 +1,4 @@
-"""Turns uint8 pictures into what a network sees, on the device: crop, flip, normalise, cutout.
+"""Turns uint8 pictures into what a network sees, on the device: crop, flip, colours, cutout.
 
 What an example gets depends on the step's key and on the example's place in the global batch alone,
 so neither devices nor processes change it. Pure jax: it runs under jit and shard_map. The steps and
@@ -13,7 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from darts_dist.config import STORED
+from darts_dist.data import colour
 from darts_dist.errors import ConfigError
+
+COLOUR = 2**31 - 1  # folded into the key of a step, beside the places of its pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Recipe:
     flip: left and right are swapped in half of the pictures.
     cutout_px: side of the square that is set to the mean (an odd one cuts one less); 0: none.
     mean, std: C numbers each, for pictures scaled to 0..1.
+    colour_jitter, hue_jitter: how far `colour` goes; 0: not at all.
     """
 
     crop_padding_px: int
@@ -31,6 +36,21 @@ class Recipe:
     cutout_px: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    colour_jitter: float = 0.0
+    hue_jitter: float = 0.0
+
+    @classmethod
+    def of(cls, data, mean, std):
+        """Returns the recipe of a table of knobs; what lies on disk has been cropped there."""
+        return cls(
+            crop_padding_px=0 if data.kind in STORED else data.crop_padding_px,
+            flip=data.flip,
+            cutout_px=data.cutout_px,
+            mean=mean,
+            std=std,
+            colour_jitter=data.colour_jitter,
+            hue_jitter=data.hue_jitter,
+        )
 
 
 class Draws(NamedTuple):
@@ -58,6 +78,10 @@ def augment(key, places, images, recipe, dtype):
     draws = draw(key, places, height, width, recipe)
     if recipe.crop_padding_px or recipe.flip:
         images = crop_and_flip(images, draws, recipe.crop_padding_px)
+    if recipe.colour_jitter or recipe.hue_jitter:
+        wide = jnp.promote_types(dtype, jnp.float32)
+        jitter = colour.draw(jax.random.fold_in(key, COLOUR), places, recipe, wide)
+        images = 255 * colour.change(images.astype(wide) / 255, jitter)
     images = normalise(images, recipe, dtype)
     return cut_out(images, draws, recipe.cutout_px) if recipe.cutout_px else images
 
@@ -99,7 +123,8 @@ def crop_and_flip(images, draws, padding):
 def normalise(images, recipe, dtype):
     """Returns (images / 255 - mean) / std: dtype[N, H, W, C], computed in float32 or more.
 
-    images: uint8[N, H, W, C].  Raises ConfigError when mean or std do not fit the channels.
+    images: uint8[N, H, W, C], or 0..255 of any dtype.  Raises ConfigError when mean or std do not
+    fit the channels.
     """
     channels = images.shape[-1]
     for name, values in (("mean", recipe.mean), ("std", recipe.std)):

@@ -51,8 +51,7 @@ def read(path, split, *, image_px, channels, limit, skip_broken, say):
     for it. The order follows from the names alone.
     Raises DataError, for broken files after all have been tried.
     """
-    root, names, folders = _find(path, split)
-    files, labels = _list_files(root, folders)
+    root, names, files, labels = find(path, split)
     wanted = min(limit or len(files), len(files))
     _check_memory(root, (wanted, image_px, image_px, channels))
     images = np.empty((wanted, image_px, image_px, channels), np.uint8)
@@ -86,14 +85,24 @@ def read(path, split, *, image_px, channels, limit, skip_broken, say):
 # What there is.
 
 
-def _find(path, split):
+def find(path, split):
+    """Returns the data's folder, names of the classes, files and their labels int32[M].
+
+    path, split and the order are those of `read`.  Raises DataError.
+    """
+    root, names, folders = _find_folders(path, split)
+    return root, names, *_list_files(root, folders)
+
+
+def splits(path):
+    """Returns which of "train" and "test" a folder has."""
+    _, inside, bare = _lay_out(path)
+    return ("train",) if bare or "val" not in inside else ("train", "test")
+
+
+def _find_folders(path, split):
     """Returns the data's folder, the names of the classes and (label, folder) of a split's."""
-    if not str(path):
-        raise DataError(f"data.path is empty; data.kind=image_folder wants a folder with {LAYOUT}")
-    root = pathlib.Path(os.path.expanduser(path))  # an unknown ~user stays
-    inside = _folders(root)
-    # A class may be called train, too: then there are pictures in it, and other classes beside it.
-    bare = "train" not in inside or bool(set(inside) - SPLITS and not _folders(root / "train"))
+    root, inside, bare = _lay_out(path)
     train = root if bare else root / "train"
     names = _folders(train)
     if len(names) < 2:
@@ -111,6 +120,17 @@ def _find(path, split):
     if unknown:
         raise DataError(f"{root / 'val'}: {_shortened(unknown)} not in {train}; wanted its classes")
     return root, tuple(names), [(names.index(name), root / "val" / name) for name in held]
+
+
+def _lay_out(path):
+    """Returns the data's folder, the folders in it, and whether these are classes."""
+    if not str(path):
+        raise DataError(f"data.path is empty; data.kind=image_folder wants a folder with {LAYOUT}")
+    root = pathlib.Path(os.path.expanduser(path))  # an unknown ~user stays
+    inside = _folders(root)
+    # A class may be called train, too: then there are pictures in it, and other classes beside it.
+    bare = "train" not in inside or bool(set(inside) - SPLITS and not _folders(root / "train"))
+    return root, inside, bare
 
 
 def _list_files(root, folders):
@@ -190,10 +210,15 @@ def _decode_all(files, image_px, channels, progress):
 def _try_to_decode(file, image_px, channels):
     try:
         return decode(file, image_px, channels)
-    except UnidentifiedImageError:
-        return "not a picture"
     except Exception as error:  # a decoder may raise any class for a damaged file
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return why(error)
+
+
+def why(error):
+    """Returns in words why a file could not be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def decode(file, image_px, channels):
@@ -208,14 +233,14 @@ def decode(file, image_px, channels):
         image.draft(None, (2 * image_px, 2 * image_px))
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation.value)
-        flat = _in_mode(image, MODES[channels])
+        flat = in_mode(image, MODES[channels])
         square = ImageOps.fit(flat, (image_px, image_px), Image.Resampling.BICUBIC)
     if orientation in TURNS:
         square = square.transpose(TURNS[orientation])
     return np.asarray(square).reshape(image_px, image_px, channels)
 
 
-def _in_mode(image, mode):
+def in_mode(image, mode):
     """Returns a picture as "L" or "RGB", whatever it was: palette, CMYK, transparent, 16 bits."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

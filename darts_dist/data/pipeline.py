@@ -2,11 +2,13 @@
 
 A step's global batches are a pure function of (seed, step): nothing of the pipeline is ever saved,
 any number of processes sees the same ones, and starting at a step equals having come to it. Each
-process reads its contiguous block of rows. Pictures stay uint8; augmentation is the device's work.
+process reads its contiguous block of rows. Pictures stay uint8; augmentation is the device's work,
+but for the crops of pictures that lie on disk, which are cut as they are decoded.
 
 Letters: S seeds of this process, n rows of this process, H W pixels, C channels.
 """
 
+import contextlib
 import functools
 
 import grain
@@ -69,8 +71,9 @@ def order(stream, seed, step, count, global_batch, permutation=permutation):
 def batches(pictures, parts, *, seeds, rows, global_batch, start, threads):
     """Returns an iterator, without end, of this process's part of the batches of steps start, ...
 
-    pictures: sources.Pictures.  parts: indices by stream: what trains weights under "train" and,
-    in a search, what trains alphas under "valid".
+    pictures: sources.Pictures, or stored.StoredPictures, whose random crops are a pure function of
+    (seed, stream, step, place in the global batch), too.  parts: indices by stream: what trains
+    weights under "train" and, in a search, what trains alphas under "valid".
     seeds: the S seed numbers that this process holds.  rows: slice of the global batch, n long.
     threads: that read ahead; 0 reads when asked.
     An item is {"image": uint8[S, n, H, W, C], "label": int32[S, n]} by stream.
@@ -78,8 +81,24 @@ def batches(pictures, parts, *, seeds, rows, global_batch, start, threads):
     return read_ahead(_Source(pictures, parts, seeds, rows, global_batch), start, threads)
 
 
+def evaluation_batches(pictures, indices, *, rows, global_batch, threads=0):
+    """Yields this process's part of one pass over pictures[indices], in order.
+
+    rows: slice of the global batch, n long.  threads: that read ahead; 0 reads when asked.
+    An item is {"image": uint8[n, H, W, C], "label": int32[n], "mask": bool[n]}.  Over all processes
+    every example comes once with mask true; the last batch is filled up with the first examples
+    again, mask false, so that all processes take equally many steps. An example on disk that is
+    broken and left out has mask false.  Raises ConfigError when there is nothing to evaluate.
+    """
+    if not len(indices):
+        raise ConfigError("no pictures to evaluate; wanted at least one")
+    source = _Pass(pictures, np.asarray(indices), rows, global_batch)
+    with contextlib.closing(read_ahead(source, 0, threads)) as iterator:
+        yield from iterator
+
+
 def read_ahead(source, start, threads):
-    """Returns an iterator, without end, of source[start], source[start + 1], ...; it has `close`.
+    """Returns an iterator of source[start], source[start + 1], ... to its end; it has `close`.
 
     threads: that read ahead; 0 reads when asked.
     """
@@ -89,22 +108,21 @@ def read_ahead(source, start, threads):
     return iter(grain.MapDataset.source(source)[start:].to_iter_dataset(options))
 
 
-def evaluation_batches(pictures, indices, *, rows, global_batch):
-    """Yields this process's part of one pass over pictures[indices], in order.
+class _Pass:
+    """Random access to whole local batches of one pass for evaluation."""
 
-    rows: slice of the global batch, n long.  An item is {"image": uint8[n, H, W, C], "label":
-    int32[n], "mask": bool[n]}.  Over all processes every example comes once with mask true; the
-    last batch is filled up with the first examples again, mask false, so that all processes take
-    equally many steps.  Raises ConfigError when there is nothing to evaluate.
-    """
-    count = len(indices)
-    if not count:
-        raise ConfigError("no pictures to evaluate; wanted at least one")
-    indices = np.asarray(indices)
-    for first in range(0, count, global_batch):
-        places = np.arange(first, first + global_batch)[rows]
-        images, labels = _gather(pictures, indices[places % count])
-        yield {"image": images, "label": labels, "mask": places < count}
+    def __init__(self, pictures, indices, rows, global_batch):
+        self.pictures, self.indices = pictures, indices
+        self.rows, self.global_batch = rows, global_batch
+
+    def __len__(self):
+        return -(-len(self.indices) // self.global_batch)
+
+    def __getitem__(self, index):
+        count, first = len(self.indices), index * self.global_batch
+        places = np.arange(first, first + self.global_batch)[self.rows]
+        images, labels, own = self.pictures.gather(self.indices, places % count)
+        return {"image": images, "label": labels, "mask": own & (places < count)}
 
 
 class _Source:
@@ -127,23 +145,28 @@ class _Source:
         return ENDLESS
 
     def __getitem__(self, index):
-        indices = np.stack(
-            [
-                part[self.block(stream, seed, index, len(part))]
-                for stream, part in self.parts.items()
-                for seed in self.seeds
-            ]
-        )
-        images, labels = _gather(self.pictures, indices)
-        count = len(self.seeds)
-        return {
-            stream: {"image": images[at : at + count], "label": labels[at : at + count]}
-            for stream, at in zip(self.parts, range(0, len(images), count), strict=True)
-        }
+        return {stream: self.batch(stream, part, index) for stream, part in self.parts.items()}
 
-    def block(self, stream, seed, step, count):
-        batch = order(stream, seed, step, count, self.global_batch, self.permutation)
-        return batch[self.rows]
+    def batch(self, stream, part, step):
+        count, words, positions, drawn = len(part), self.pictures.words, [], None
+        for seed in self.seeds:
+            block = order(stream, seed, step, count, self.global_batch, self.permutation)
+            positions.append(block[self.rows])
+        if words:
+            drawn = np.stack([draw_words(stream, s, step, self.rows, words) for s in self.seeds])
+        images, labels, _ = self.pictures.gather(part, np.stack(positions), drawn)
+        return {"image": images, "label": labels}
+
+
+def draw_words(stream, seed, step, rows, count):
+    """Returns random words for examples at these rows of a global batch: uint64[n, count].
+
+    count: for each example, a multiple of 4.  They depend on (stream, seed, step, place) alone.
+    """
+    # 128: apart from the orders of the passes (`permutation`).
+    key = (seed, step * 256 + 128 + STREAMS.index(stream))
+    generator = np.random.Philox(key=np.array(key, np.uint64)).advance(rows.start * count // 4)
+    return generator.random_raw((rows.stop - rows.start) * count).reshape(-1, count)
 
 
 def _shuffled(count, key):
@@ -153,7 +176,3 @@ def _shuffled(count, key):
     """
     words = np.random.Philox(key=np.array(key, np.uint64)).random_raw(count)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
-
-
-def _gather(pictures, indices):
-    return pictures.images[indices], pictures.labels[indices]

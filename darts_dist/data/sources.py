@@ -1,4 +1,4 @@
-"""Reads labelled pictures from disk into memory, checked; one registry line a data set.
+"""Labelled pictures in memory, or on disk (`stored`), checked; one registry line a data set.
 
 Order, the split into halves and augmentation belong elsewhere.
 """
@@ -11,12 +11,14 @@ import sys
 import zipfile
 import zlib
 from importlib import resources
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from darts_dist import cluster
-from darts_dist.data import cifar, folder
+from darts_dist.data import cifar, folder, records, stored
+from darts_dist.data.stored import Broken, StoredPictures
 from darts_dist.errors import ConfigError, DataError
 from darts_dist.trainconfig import PictureConfig
 
@@ -44,14 +46,49 @@ class Pictures:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    words: ClassVar[int] = 0
+    """Random words that the crop of a picture takes: it is cropped on the device."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a picture: (H, W, C)."""
+        return self.images.shape[1:]
+
+    def first(self, count: int) -> "Pictures":
+        """Returns the first of them."""
+        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def gather(
+        self, part: np.ndarray, positions: np.ndarray, words: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns images uint8[..., H, W, C], labels int32[...] and own bool[...], all true here.
+
+        part: numbers of pictures.  positions: int64[...] in it.  words: no use of them.
+        """
+        del words
+        indices = part[positions]
+        return self.images[indices], self.labels[indices], np.ones(positions.shape, bool)
+
+    def checksums(self) -> dict[str, str]:
+        """Returns checksums of all there is."""
+        arrays = self.images, self.labels
+        sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
+        return {
+            "the crc32 of the pictures": f"{sums[0]:08x}",
+            "the crc32 of the labels": f"{sums[1]:08x}",
+        }
 
 
-def load(config: PictureConfig, split: str) -> Pictures:
-    """Returns the Pictures of the data set that a config names, of one split, "train" or "test".
+AnyPictures = Pictures | StoredPictures
+
+
+def load(config: PictureConfig, split: str) -> AnyPictures:
+    """Returns the pictures of the data set that a config names, of one split, "train" or "test".
 
     data.path: for CIFAR the official folder, its parent, the official archive, or a folder that
-    holds the archive; for image_folder as `folder` says; "sample" ships with the package and needs
-    none.  Raises ConfigError for an unknown kind, DataError for what is on disk.
+    holds the archive; for image_folder and imagenet as `folder` says; for imagenet and array_record
+    a folder that `records` wrote; "sample" ships with the package and needs none.
+    Raises ConfigError for an unknown kind, DataError for what is on disk.
     """
     kind = config.data.kind
     if kind not in SOURCES:
@@ -59,7 +96,7 @@ def load(config: PictureConfig, split: str) -> Pictures:
     return SOURCES[kind](config, split)
 
 
-def fit(config: PictureConfig, pictures: Pictures) -> Pictures:
+def fit(config: PictureConfig, pictures: AnyPictures) -> AnyPictures:
     """Returns training pictures as a config takes them: as many as it asks for, with mean and std.
 
     Raises ConfigError where config and pictures do not fit each other.
@@ -71,22 +108,19 @@ def fit(config: PictureConfig, pictures: Pictures) -> Pictures:
                 f"data.train_limit={data.train_limit} is more than the {len(pictures.labels)} "
                 f"pictures there are"
             )
-        limit = data.train_limit
-        pictures = dataclasses.replace(
-            pictures, images=pictures.images[:limit], labels=pictures.labels[:limit]
-        )
+        pictures = pictures.first(data.train_limit)
     check_sizes(config, pictures)
     mean, std = data.mean or pictures.mean, data.std or pictures.std
-    if not (mean and std):
+    if not (mean and std) and isinstance(pictures, Pictures):
         measured = measure(pictures.images)
         mean, std = mean or measured[0], std or measured[1]
     return dataclasses.replace(pictures, mean=mean, std=std)
 
 
-def check_sizes(config: PictureConfig, pictures: Pictures) -> None:
+def check_sizes(config: PictureConfig, pictures: AnyPictures) -> None:
     """Raises ConfigError where pictures have not the size, channels or classes of the network."""
     data, network = config.data, config.network
-    _, height, width, channels = pictures.images.shape
+    height, width, channels = pictures.shape
     for key, wanted, found in (
         ("network.image_px", network.image_px, height),
         ("network.image_px", network.image_px, width),
@@ -106,18 +140,17 @@ def check_sizes(config: PictureConfig, pictures: Pictures) -> None:
         )
 
 
-def identity(pictures: Pictures) -> dict[str, str]:
-    """Returns texts, by name, that are the same for the same pictures and for no others."""
-    arrays = pictures.images, pictures.labels
-    sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
+def identity(pictures: AnyPictures) -> dict[str, str]:
+    """Returns texts, by name, that are the same for the same pictures and for no others; of
+    pictures on disk that is their list and their sizes, for to read them all takes hours.
+    """
     return {
         "the number of pictures": str(len(pictures.labels)),
-        "the size of a picture": str(pictures.images.shape[1:]),
+        "the size of a picture": str(pictures.shape),
         "the class names": ", ".join(pictures.class_names),
         "the mean": repr(pictures.mean),
         "the deviation": repr(pictures.std),
-        "the crc32 of the pictures": f"{sums[0]:08x}",
-        "the crc32 of the labels": f"{sums[1]:08x}",
+        **pictures.checksums(),
     }
 
 
@@ -169,6 +202,37 @@ def load_folder(config, split):
     return Pictures(images, labels, names, (), ())
 
 
+def load_stored(config, split):
+    """Returns the StoredPictures of a folder of pictures, or of ArrayRecord files, which stay there
+    and are cut to the network's size as they are read.
+
+    Colour pictures have the mean and std that networks for ImageNet are given.
+    """
+    data, network = config.data, config.network
+    if not data.path:
+        raise DataError(
+            f"data.path is empty; data.kind={data.kind} wants a folder with {folder.LAYOUT}, or "
+            "one that `prepare_data.py arrayrecord` wrote"
+        )
+    packed = data.kind == "array_record" or records.is_packed(data.path)
+    store, labels, names = (records if packed else stored).open_folder(data.path, split)
+    colour = network.in_channels == 3
+    return StoredPictures(
+        store=store,
+        labels=labels,
+        class_names=names,
+        mean=IMAGENET_MEAN if colour else (),
+        std=IMAGENET_STD if colour else (),
+        shape=(network.image_px, network.image_px, network.in_channels),
+        area_min=data.crop_area_min,
+        broken=Broken(skip=data.broken == "skip", say=_say_here),
+    )
+
+
+def _say_here(text):  # a picture may be read by one process alone
+    print(text, file=sys.stderr, flush=True)
+
+
 def _say(text):
     if cluster.is_main():
         print(text, file=sys.stderr, flush=True)
@@ -196,8 +260,10 @@ def load_sample(config, split):
 
 
 SOURCES = {
+    "array_record": load_stored,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "image_folder": load_folder,
+    "imagenet": load_stored,
     "sample": load_sample,
 }
