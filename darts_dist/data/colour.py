@@ -42,7 +42,7 @@ def draw(key, places, recipe, dtype):
         return jax.random.bits(jax.random.fold_in(key, place), (WORDS,), jnp.uint32)
 
     drawn = jax.vmap(words)(places)
-    between = 2 * (drawn[:, :4].astype(dtype) / 2**32) - 1  # -1..1
+    between = 2 * (drawn[:, :4].astype(dtype) / 2.0**32) - 1  # -1..1
     order = jnp.asarray(ORDERS)[(drawn[:, 4] % len(ORDERS)).astype(jnp.int32)]
     factors = 1 + recipe.colour_jitter * between[:, :3]
     return Jitter(factors, recipe.hue_jitter * between[:, 3], order)
@@ -65,7 +65,8 @@ def _step(image, factors, turn, which):
     Three of them mix it with something else: black, its mean grey, its grey. Every kind is computed
     and one is taken, as a batch mixes orders.
     """
-    grey = (image * jnp.array(LUMA, image.dtype)).sum(-1, keepdims=True)
+    red, green, blue = (weight * image[..., at, None] for at, weight in enumerate(LUMA))
+    grey = red + green + blue
     other = jnp.where(which == BRIGHTNESS, 0, jnp.where(which == CONTRAST, grey.mean(), grey))
     factor = factors[jnp.minimum(which, SATURATION)]
     mixed = jnp.clip(factor * image + (1 - factor) * other, 0, 1)
@@ -81,11 +82,12 @@ def turn_hue(image, turn):
     high, low = image.max(-1), image.min(-1)
     chroma = high - low
     safe = jnp.where(chroma == 0, 1, chroma)
+    # Not `high == red`: a compiler may compute one of the two again, with other rounding.
     sector = jnp.where(
-        high == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+        jnp.where(green >= blue, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = sector + 6 * turn  # in sixths of the circle; a grey pixel has chroma 0 whatever it is
-    at = (hue[..., None] + jnp.array([5, 3, 1], image.dtype)) % 6
+    at = (hue[..., None] + jnp.array([[[5, 3, 1]]], image.dtype)) % 6
     return high[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(at, 4 - at), 0, 1)
