@@ -4,14 +4,23 @@
     python tools/prepare_data.py download cifar10|cifar100|wikitext2 OUT [--url ADDRESS]
     [--sha256 HEX] [--tries N] [--force]
     python tools/prepare_data.py instructions ptb|imagenet
+    python tools/prepare_data.py arrayrecord SRC DST [--resize-short PX] [--per-shard N]
+    python tools/prepare_data.py subset SRC DST --fraction F
+    python tools/prepare_data.py check SRC
 
 download fetches from the official address, checks size and SHA-256, and goes on where an earlier
 start stopped. CIFAR stays the .tar.gz that data.path takes; of WikiText-2's archive train.txt,
 valid.txt and test.txt are unpacked beside it. instructions tells how people get what no program may
 fetch, and the layout that is wanted.
 
-Exit codes of download: 0 whole and verified; 2 bad input, or an address that does not give the
-published file; 5 the disk; 75 interrupted or no connection: what came is kept, start again.
+The rest works on folders of pictures, train/<class>/* with val/<class>/*, or <class>/*. arrayrecord
+writes such a folder into few large files, for data.kind=array_record; it goes on where an earlier
+start stopped. subset makes a folder of hard links to an equal share of each class's training
+pictures, to search on. check decodes every picture, of a folder or of arrayrecord's files, and
+prints the names of those that cannot be read.
+
+Exit codes: 0 done; 2 bad input, broken pictures, or an address that does not give the published
+file; 5 the disk; 75 interrupted or no connection: what is there is kept, start again.
 """
 
 import contextlib
@@ -27,8 +36,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from darts_dist import ending
 from darts_dist.cli import Parser
-from darts_dist.data import download, published
-from darts_dist.errors import InputError
+from darts_dist.data import download, folder, published, records, stored, subset
+from darts_dist.errors import DataError, InputError
 
 LINE_EVERY_S = 5  # seconds between two lines of progress where there is no terminal
 
@@ -37,7 +46,7 @@ def main(arguments):
     """Returns the exit code of one subcommand."""
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (add_download, add_instructions):
+    for add in (add_download, add_instructions, add_arrayrecord, add_subset, add_check):
         add(commands)
     asked = parser.parse_args(arguments)
     return asked.run(asked)
@@ -116,25 +125,121 @@ def run_instructions(asked):
     return 0
 
 
-class Progress:
-    """How far a download is: a bar on a terminal, elsewhere a line now and then."""
+def add_arrayrecord(commands):
+    """Adds the subcommand `arrayrecord`."""
+    parser = commands.add_parser("arrayrecord", help="write a folder of pictures into few files")
+    parser.add_argument("source", metavar="SRC", help="folder of pictures")
+    parser.add_argument("out", metavar="DST", help="folder, made if need be")
+    parser.add_argument(
+        "--resize-short",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="make pictures smaller whose short side has more pixels; default: none",
+    )
+    parser.add_argument(
+        "--per-shard", type=int, default=1250, metavar="N", help="pictures in a file (%(default)s)"
+    )
+    parser.set_defaults(run=run_arrayrecord)
 
-    def __init__(self):
+
+def run_arrayrecord(asked):
+    """Writes the files; prints what to read."""
+    if asked.resize_short < 0 or asked.per_shard < 1:
+        raise InputError("--resize-short and --per-shard want a whole number above 0")
+    out = pathlib.Path(asked.out).expanduser()
+    records.write(
+        asked.source,
+        out,
+        per_shard=asked.per_shard,
+        short_px=asked.resize_short,
+        say=lambda text: print(text, flush=True),
+    )
+    print(f"data.kind=array_record data.path={out}")
+    return 0
+
+
+def add_subset(commands):
+    """Adds the subcommand `subset`."""
+    parser = commands.add_parser("subset", help="a share of each class's training pictures")
+    parser.add_argument("source", metavar="SRC", help="folder of pictures")
+    parser.add_argument("out", metavar="DST", help="folder that is not there yet")
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        required=True,
+        metavar="F",
+        help="of each class, above 0, at most 1",
+    )
+    parser.set_defaults(run=run_subset)
+
+
+def run_subset(asked):
+    """Links the pictures; prints how many, and what to read."""
+    if not 0 < asked.fraction <= 1:
+        raise InputError(f"--fraction {asked.fraction}; wanted above 0, at most 1")
+    out = pathlib.Path(asked.out).expanduser()
+    count, classes = subset.link(asked.source, out, asked.fraction)
+    print(f"{count} pictures of {classes} classes")
+    print(f"data.kind=imagenet data.path={out}")
+    return 0
+
+
+def add_check(commands):
+    """Adds the subcommand `check`."""
+    parser = commands.add_parser("check", help="decode every picture, name the broken ones")
+    parser.add_argument(
+        "source", metavar="SRC", help="folder of pictures, or of arrayrecord's files"
+    )
+    parser.set_defaults(run=run_check)
+
+
+def run_check(asked):
+    """Prints the names of broken pictures; DataError where there are some."""
+    packed = records.is_packed(asked.source)
+    splits = records.splits(asked.source) if packed else folder.splits(asked.source)
+    broken = total = 0
+    for split in splits:
+        store, _, _ = (records if packed else stored).open_folder(asked.source, split)
+        with contextlib.closing(Progress("pictures", 1)) as progress:
+            for name, reason in stored.find_broken(store, progress.show):
+                progress.say(f"{name}: {reason}")
+                broken += 1
+        total += len(store.names)
+    if broken:
+        raise DataError(
+            f"{asked.source}: {broken} of {total} pictures are broken; mend or remove them, or "
+            "leave them out: data.broken=skip"
+        )
+    print(f"{total} pictures, all whole")
+    return 0
+
+
+class Progress:
+    """How far something is: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, unit="MB", size=1e6):
+        self._unit, self._size = unit, size
         self._bar, self._said_s = None, time.monotonic()
 
     def show(self, done, total):
-        """Shows that `done` of `total` bytes (0: not known) are here."""
+        """Shows that `done` of `total` (0: not known) is done; both are `size` to a unit."""
         if sys.stderr.isatty():
             if self._bar is None:
+                unit = "B" if self._unit == "MB" else f" {self._unit}"
                 self._bar = tqdm(
-                    total=total or None, initial=done, unit="B", unit_scale=True, dynamic_ncols=True
+                    total=total or None,
+                    initial=done,
+                    unit=unit,
+                    unit_scale=True,
+                    dynamic_ncols=True,
                 )
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._said_s >= LINE_EVERY_S or done == total:
             self._said_s = time.monotonic()
-            self.say(
-                f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
-            )
+            digits = 0 if self._size == 1 else 1
+            of = f" of {total / self._size:.{digits}f}" if total else ""
+            self.say(f"{done / self._size:.{digits}f}{of} {self._unit}")
 
     def say(self, text):
         """Writes a line to stdout."""

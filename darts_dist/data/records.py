@@ -25,7 +25,7 @@ from darts_dist.errors import DataError, StorageError
 
 INDEX, PLAN = "index.json", "plan.json"
 QUALITY = 95  # of JPEGs that are made smaller
-OPTIONS = "group_size:1"  # one record is read without others
+OPTIONS = "group_size:1,uncompressed"  # each record is read alone; JPEG does not get smaller
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -105,6 +105,11 @@ def open_folder(path: str | os.PathLike, split: str) -> tuple[Records, np.ndarra
     return Records(root, part), np.array(part.labels, np.int32), index.class_names
 
 
+def splits(path: str | os.PathLike) -> tuple[str, ...]:
+    """Returns which of "train" and "test" a folder has that `write` left."""
+    return tuple(_read_index(pathlib.Path(path).expanduser()).splits)
+
+
 def _read_index(root):
     try:
         return msgspec.json.decode((root / INDEX).read_bytes(), type=Index)
@@ -134,20 +139,17 @@ def write(
     Raises DataError for what cannot be read and for an `out` that holds something else,
     StorageError where it cannot be written.
     """
-    splits = {}
-    for split in folder.splits(source):
-        store, labels, class_names = stored.open_folder(source, split)
-        splits[split] = store, labels
-    plan = _checksum(splits, class_names, per_shard, short_px)
+    found = {split: stored.open_folder(source, split) for split in folder.splits(source)}
+    plan = _checksum(found, per_shard, short_px)
     try:
         if not _begin(out, plan):
             say(f"{out} is written already")
             return
         parts = {}
-        for split, (store, labels) in splits.items():
+        for split, (store, labels, _) in found.items():
             shards = _write_split(store, out, split, per_shard, short_px, say)
             parts[split] = Split(tuple(store.names), tuple(labels.tolist()), tuple(shards))
-        index = Index("darts-dist pictures 1", plan, class_names, parts)
+        index = Index("darts-dist pictures 1", plan, found["train"][2], parts)
         _write_whole(out / INDEX, msgspec.json.encode(index))
         (out / PLAN).unlink()
     except OSError as error:
@@ -157,17 +159,17 @@ def write(
         ) from error
 
 
-def _checksum(splits, class_names, per_shard, short_px):
+def _checksum(found, per_shard, short_px):
     """Returns what tells one conversion from another: 64 hex digits."""
-    digest = hashlib.sha256(repr((per_shard, short_px, class_names)).encode())
-    for split, (store, labels) in splits.items():
+    digest = hashlib.sha256(repr((per_shard, short_px)).encode())
+    for split, (store, labels, class_names) in found.items():
         try:
             names = "\n".join(store.names).encode()
         except UnicodeEncodeError as error:
             name = next(one for one in store.names if not _is_text(one))
             raise DataError(f"{store.root}: the name {name!r} is no text; rename it") from error
         sizes = store.sizes(len(labels))
-        digest.update(split.encode() + names + labels.tobytes() + repr(sizes).encode())
+        digest.update(names + labels.tobytes() + repr((split, class_names, sizes)).encode())
     return digest.hexdigest()
 
 

@@ -190,11 +190,12 @@ def open_folder(path: str | os.PathLike, split: str) -> tuple[Files, np.ndarray,
     return Files(root, names), labels, class_names
 
 
-def find_broken(store: Store, progress: Callable[[int], None]) -> Iterator[tuple[str, str]]:
+def find_broken(store: Store, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:
     """Yields (name, reason) of every picture that cannot be read, in order; by threads.
 
-    progress: called now and then with how many have been read.
+    progress: called now and then with how many have been read, and how many there are.
     """
+    total = len(store.names)
 
     def reason(index):
         try:
@@ -204,9 +205,9 @@ def find_broken(store: Store, progress: Callable[[int], None]) -> Iterator[tuple
         return None
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(store.names), BLOCK):
-            block = range(start, min(start + BLOCK, len(store.names)))
+        for start in range(0, total, BLOCK):
+            block = range(start, min(start + BLOCK, total))
             for index, found in zip(block, pool.map(reason, block), strict=True):
                 if found:
                     yield store.names[index], found
-            progress(block.stop)
+            progress(block.stop, total)
