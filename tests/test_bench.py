@@ -14,11 +14,21 @@ def bench(*arguments):
 
 
 def test_the_input_bench_counts_pictures_a_second_as_json_and_as_a_table():
-    rows = json.loads(bench("input", "--seconds", "0.01", "--json"))["input"]
-    assert all(row["pictures_per_s"] > 0 and row["pictures_per_cpu_s"] > 0 for row in rows)
+    found = json.loads(bench("input", "--seconds", "0.01", "--json"))
+    for rows in found.values():
+        assert all(row["pictures_per_s"] > 0 and row["pictures_per_cpu_s"] > 0 for row in rows)
     table = bench("input", "--seconds", "0.01").splitlines()
-    assert table[0].split() == list(rows[0])
-    assert len(table) == len(rows) + 1
+    assert table[0].split() == list(found["input"][0])
+    assert table[len(found["input"]) + 1].split() == list(found["imagenet"][0])
+    assert len(table) == sum(len(rows) + 1 for rows in found.values())
+
+
+def test_the_input_bench_compares_imagenet_with_the_decoder_alone():
+    rows = json.loads(bench("input", "--seconds", "0.01", "--json"))["imagenet"]
+    places = [(row["from"], row["threads"]) for row in rows]
+    read = [(name, threads) for name in ("files", "ArrayRecord") for threads in (0, 1, 2)]
+    assert places == [("Pillow alone", 0), *read]
+    assert rows[0]["percent_of_pillow"] == 100
 
 
 SMALL = """

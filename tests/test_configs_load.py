@@ -15,7 +15,8 @@ FILES = sorted(FOLDER.glob("*.toml"))
 def test_the_files_that_are_promised_are_there():
     names = {"sample", "tiny", "search_cifar10", "train_sample", "train_cifar10"}
     names |= {"search_ptb", "train_ptb", "train_wikitext2", "search_text_sample"}
-    assert names | {"train_cifar10_short"} <= {file.stem for file in FILES}
+    names |= {"train_cifar10_short", "train_imagenet", "search_imagenet"}
+    assert names <= {file.stem for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -86,6 +87,25 @@ def test_the_configs_of_texts_are_the_paper_s():
         ("weights.weight_decay", 8e-7, 5e-7),
         ("regularisation.dropout_hidden", 0.25, 0.15),
     ]
+
+
+def test_the_training_on_imagenet_is_the_paper_s():
+    made = trainconfig.load(str(FOLDER / "train_imagenet.toml"))
+    assert (made.schedule.epochs, made.data.global_batch) == (250, 128)
+    weights, network, against = made.weights, made.network, made.regularisation
+    assert (weights.learning_rate, weights.schedule, weights.decay) == (0.1, "step", 0.97)
+    assert (weights.weight_decay, weights.clip_norm, weights.momentum) == (3e-5, 5.0, 0.9)
+    assert (against.label_smoothing, against.auxiliary_weight, against.drop_path) == (0.1, 0.4, 0)
+    assert (network.channels, network.layers, network.image_px) == (48, 14, 224)
+    assert (made.data.colour_jitter, made.data.hue_jitter, made.data.cutout_px) == (0.4, 0.2, 0)
+
+
+def test_the_search_on_imagenet_takes_a_tenth_and_a_fortieth():
+    made = config.load(str(FOLDER / "search_imagenet.toml"))
+    assert 0.125 * made.data.train_fraction == 0.1
+    assert 0.125 * (1 - made.data.train_fraction) == pytest.approx(0.025)
+    assert (made.network.stem, made.network.image_px) == ("imagenet", 224)
+    assert (made.schedule.epochs, made.method.warmup_epochs) == (50, 35)
 
 
 def test_a_config_says_what_its_space_and_stem_are_or_takes_the_default():
