@@ -12,6 +12,7 @@ from test_sources import make_archive, make_batch, make_folder
 from torch_files import as_zip
 
 from darts_dist import config, processes
+from darts_dist.data import records
 
 NETWORK = pathlib.Path(__file__).parent / "data" / "parity" / "checkpoints" / "cifar_zip_noaux.pt"
 SMALL = """\
@@ -69,6 +70,24 @@ def empty_class(path):
 
 def few_pictures(path):
     put_numbered(path, {"roses": 3, "tulips": 3})
+
+
+def written_records(path):
+    flowers(path.parent / f"{path.name}-source")
+    records.write(
+        path.parent / f"{path.name}-source", path, per_shard=100, short_px=0, say=lambda text: None
+    )
+
+
+def unfinished_records(path):
+    written_records(path)
+    (path / "index.json").rename(path / "plan.json")
+
+
+def cut_records(path):
+    written_records(path)
+    shard = path / "train-00000-of-00001.array_record"
+    shard.write_bytes(shard.read_bytes()[:-100])
 
 
 def cut_archive(path):
@@ -174,6 +193,9 @@ MAKERS = {
     "one-class": one_class,
     "empty-class": empty_class,
     "few-pictures": few_pictures,
+    "records": written_records,
+    "unfinished-records": unfinished_records,
+    "cut-records": cut_records,
     "cut.tar.gz": cut_archive,
     "page.tar.gz": page_archive,
     "missing-files": missing_files,

@@ -16,7 +16,7 @@ SIZES = (
     "network.image_px=64",
     "network.stem=imagenet",
     "network.channels=2",
-    "network.layers=3",
+    "network.layers=1",
     "data.global_batch=8",
     "data.colour_jitter=0.4",
     "data.hue_jitter=0.2",
@@ -47,16 +47,13 @@ def test_two_steps_on_pictures_from_disk_are_resumed_exactly_and_scored(tmp_path
     assert train(root, run) == 0
     again = read(run)
     assert again["resumed_from"] == [1] and again["state_digest"] == whole["state_digest"]
-    for row in whole["seeds"], again["seeds"]:
-        assert row[0]["valid_loss"] == whole["seeds"][0]["valid_loss"]
+    assert again["seeds"] == whole["seeds"]
     put(root / "val" / "n1" / "n1_1.JPEG", b"text")
     capsys.readouterr()
     assert darts("evaluate", run, "data.broken=skip", "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out.splitlines()[-1])["metrics"]["examples"] == 8
     assert "val/n1/n1_1.JPEG is broken (not a picture); the next takes its place" in told.err
-    assert darts("evaluate", run) == 2
-    assert "n1_1.JPEG is broken (not a picture); mend or remove it" in capsys.readouterr().err
 
 
 def test_select_reads_the_pictures_as_the_search_did(tmp_path):

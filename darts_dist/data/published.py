@@ -86,9 +86,11 @@ program may fetch it for you.
    data/ILSVRC2012_validation_ground_truth.txt has the number of the class of
    ILSVRC2012_val_0000000N.JPEG, and data/meta.mat has the folder (WNID) of each number
    (ILSVRC2012_ID). These numbers are not the order of the folders' names.
-4. The layout that is wanted, data.kind=image_folder data.path=OUT:
+4. The layout that is wanted, data.kind=imagenet data.path=OUT:
      OUT/train/n01440764/*.JPEG   1,000 folders
-     OUT/val/n01440764/*.JPEG     the same 1,000 folders, 50 pictures in each""",
+     OUT/val/n01440764/*.JPEG     the same 1,000 folders, 50 pictures in each
+   prepare_data.py check OUT names what is broken in it, arrayrecord OUT DST writes it into 1,065
+   large files, subset OUT DST --fraction 0.125 takes a share of each class to search on.""",
 }
 """How people come by what no program may fetch, and the layout that is wanted."""
 
