@@ -12,7 +12,16 @@ import small_training as small
 from small_training import GENOTYPE
 from torch_files import as_legacy, as_zip, state_of
 
-from darts_dist import cli, config, ending, evaluate, genotype, torchfile, weightfile
+from darts_dist import (
+    cli,
+    config,
+    ending,
+    evaluate,
+    genotype,
+    torchfile,
+    trainconfig,
+    weightfile,
+)
 from darts_dist.data import sources
 from darts_dist.errors import ConfigError
 from darts_dist.interop_network import network_entries, network_from_torch
@@ -91,7 +100,7 @@ def test_sizes_follow_from_the_tensors_and_overrides_come_on_top(tmp_path):
 def test_the_config_of_a_file_can_be_printed(tmp_path, capsys):
     path = put(tmp_path / "net.pt", weights())
     assert darts("evaluate", path, *SETTINGS, "--print") == 0
-    found = config.parse_as(weightfile.TrainConfig, capsys.readouterr().out, "stdout", "net")
+    found = config.parse_as(trainconfig.TrainConfig, capsys.readouterr().out, "stdout", "net")
     assert (found.network.channels, found.network.image_px) == (2, 32)
 
 

@@ -196,7 +196,7 @@ def test_a_file_of_pytorch_is_scored_and_one_of_other_sizes_refused(data, tmp_pa
         ({}, ("data.global_batch=400",), "does not fill two rows of 400 columns"),
         ({}, ("data.window=200",), "windows of 200 words need a text of at least 201 rows"),
         ({}, ("network.layers=3",), "network.layers is not a key"),
-        ({}, ("weights.average=sometimes",), "wanted when_halted | never | always"),
+        ({}, ("weights.average=sometimes",), "wanted always | never | when_halted"),
         ({}, ("genotype=DARTS_V3",), "DARTS_V3"),
     ],
 )
