@@ -34,7 +34,7 @@ def run(config: TrainConfig | TextTrainConfig, workdir: str, debug: bool) -> dic
     del debug
     runs.start(config)
     if isinstance(config, TextTrainConfig):
-        task, states, about = _text_of(config, workdir)
+        task, states, about = text_of(config, workdir)
         found = jax.device_get(cluster.gather(task.last_scores(states)))
         rows = [TELLINGS["rnn"].last(found, at) for at in range(len(task.seeds))]
         about["words"] = int(task.test[1:].size)
@@ -60,7 +60,7 @@ def run(config: TrainConfig | TextTrainConfig, workdir: str, debug: bool) -> dic
     return {"verb": "evaluate", "status": "completed", "seeds": seeds, "metrics": metrics}
 
 
-def _text_of(config: TextTrainConfig, target: str) -> tuple[TextTraining, States, dict[str, Any]]:
+def text_of(config: TextTrainConfig, target: str) -> tuple[TextTraining, States, dict[str, Any]]:
     """Returns a task on the texts that a config names, and states whose best weights are those of
     a run, or of a file.
     """

@@ -20,6 +20,7 @@ from darts_dist.data import pipeline, text, windows
 from darts_dist.data.text import Corpus
 from darts_dist.errors import ConfigError
 from darts_dist.genotype import RnnGenotype
+from darts_dist.programs import SEED
 from darts_dist.spaces import rnn, table
 from darts_dist.task import States, Task
 from darts_dist.textmodels import LanguageSearchModel, LanguageTrainModel, padded
@@ -100,7 +101,7 @@ class TextTask(Task):
         """
         programs, wanted = self.programs, batch["train"]["rate"]
         rates = [
-            programs.place((rate * wanted[at :: programs.blocks]).astype(programs.one.real), "seed")
+            programs.place((rate * wanted[at :: programs.blocks]).astype(programs.one.real), SEED)
             for at in range(programs.blocks)
         ]
         placed = programs.place_batches({name: _by_row(one) for name, one in batch.items()})
@@ -243,7 +244,7 @@ class TextTraining(TextTask):
         return self._shapes_of_weights()
 
     def init_with(self, params: Any) -> States:
-        """Returns the first states, every seed's best weights being these.
+        """Returns the first states, every seed's with these weights, which count as its best.
 
         params: a tree of arrays like that of one seed, in any floating point.
         """
@@ -252,13 +253,15 @@ class TextTraining(TextTask):
             every = np.broadcast_to(np.asarray(value, leaf.dtype), leaf.shape)
             return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda at: every[at])
 
-        return tuple(
-            dataclasses.replace(
-                state,
-                course=state.course | {"best": jax.tree.map(put, params, state.course["best"])},
+        states = []
+        for state in self.init():
+            own, average, best = (jax.tree.map(put, params, state.params) for _ in range(3))
+            averaging = dataclasses.replace(state.averaging, average=average)
+            course = state.course | {"best": best}
+            states.append(
+                dataclasses.replace(state, params=own, averaging=averaging, course=course)
             )
-            for state in self.init()
-        )
+        return tuple(states)
 
     def best(self, states: States) -> States:
         """Returns states that evaluations see the best weights so far of."""

@@ -33,7 +33,8 @@ from darts_dist import run as runs
 from darts_dist.cli import Parser
 from darts_dist.errors import CheckpointError, InputError
 from darts_dist.interop_network import network_to_torch
-from darts_dist.trainconfig import TrainConfig
+from darts_dist.interop_recurrent import recurrent_to_torch
+from darts_dist.trainconfig import TRAININGS
 
 
 def main(arguments):
@@ -68,12 +69,13 @@ def import_file(path, out, overrides, epochs_done=0):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{out} is there already; name a new folder")
     runs.start(settings)
-    task = train.make_training(settings, train.load_genotype(settings))
+    if settings.space.kind == "rnn":
+        task, states, _ = evaluate.text_of(settings, path)
+    else:
+        task = train.make_training(settings, train.load_genotype(settings))
+        states = task.init_with(*evaluate.read_weights(task, path))
     step = epochs_done * task.epoch_steps
-    states = tuple(
-        dataclasses.replace(state, step=state.step + step)
-        for state in task.init_with(*evaluate.read_weights(task, path))
-    )
+    states = tuple(dataclasses.replace(state, step=state.step + step) for state in states)
     folder.mkdir(parents=True, exist_ok=True)
     metrics.write_whole(folder / "config.toml", config.dump(settings))
     metrics.write_whole(folder / "genotype.json", genotype.to_json(task.genotype) + "\n")
@@ -89,12 +91,15 @@ def export_file(run, path, seed=None):
     meta = record["meta"]
     if "genotype" not in meta:
         raise CheckpointError(f"{run} is no run of train: its checkpoint names no genotype")
-    settings = config.parse_as(TrainConfig, meta["config"], f"the checkpoint of {run}", "exported")
+    settings = config.parse_as(TRAININGS, meta["config"], f"the checkpoint of {run}", "exported")
     first, count = settings.seeds.first, settings.seeds.count
     at = 0 if seed is None else seed - first
     if not 0 <= at < count:
         raise InputError(f"--seed {seed}; {run} has {first} to {first + count - 1}")
     tree = unpack(record["layout"], packed, at)
+    if settings.space.kind == "rnn":
+        torchfile.write(path, recurrent_to_torch(tree["course"]["best"], twice=True))
+        return
     params, stats = (
         tree["average"].values() if "average" in tree else (tree["params"], tree["stats"])
     )
@@ -130,7 +135,7 @@ def unpack(layout, packed, at):
     trees = {}
     for leaf in layout:
         field, *path = [int(key) if key.isdecimal() else key for key in leaf.name.split("/")]
-        if field in ("params", "stats", "average"):
+        if field in ("params", "stats", "average", "course"):
             branch = trees.setdefault(field, {})
             for key in path[:-1]:
                 branch = branch.setdefault(key, {})
