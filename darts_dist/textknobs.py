@@ -76,7 +76,7 @@ class TextTrainData(TextData, frozen=True, kw_only=True):
     sizes: Annotated[
         tuple[Length, ...],
         about(
-            "lengths that windows are padded to, besides window + excess, each compiled; []: a "
+            "lengths below window + excess that windows are padded to too, each compiled; []: a "
             "seed's numbers are then the same to the last bit, whichever seeds run beside it"
         ),
     ] = (40,)

@@ -56,7 +56,8 @@ class TextTask(Task):
         texts = {name: text.columns(getattr(corpus, name), data.global_batch) for name in streams}
         rule: dict[str, Any] = {"length": data.window, "jitter": jitter}
         if jitter:
-            rule |= {"excess": data.excess, "sizes": data.sizes}
+            useful = [size for size in data.sizes if size < data.window + data.excess]
+            rule |= {"excess": data.excess, "sizes": useful}
         self.windows = windows.Batches(
             texts, seeds=self.seeds, own=self.own_seeds, columns=self.rows, **rule
         )

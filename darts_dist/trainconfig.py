@@ -177,12 +177,6 @@ class TextTrainConfig(Table, frozen=True, kw_only=True):
     def __post_init__(self):
         """Raises a ConfigError for the first rule between knobs that does not hold."""
         check_batch(self)
-        longest = self.data.window + self.data.excess
-        for size in self.data.sizes:
-            if size > longest:
-                raise ConfigError(
-                    f"data.sizes has {size}; wanted at most data.window + data.excess = {longest}"
-                )
 
     @property
     def batch_norm(self) -> BatchNorm:

@@ -23,7 +23,13 @@ SIZES = (
     "checkpoint.keep=99",
     "evaluation.batch=3",
 )
-SEARCH = ("network.nodes=1", "method.preset=darts_first", "seeds.count=2", "mesh.data=1")
+SEARCH = (
+    "network.nodes=1",
+    "method.preset=darts_first",
+    "seeds.count=2",
+    "mesh.seed=2",
+    "mesh.data=1",
+)
 TRAIN = (
     f"genotype={CELL}",
     "data.excess=3",
