@@ -337,7 +337,7 @@ WITHOUT_EFFECT = (
 )
 """Starts of the keys that do not change what a run finds."""
 
-FREE_ON_RESUME = (*WITHOUT_EFFECT, "schedule.epochs", "mesh.", "debug.eager")
+FREE_ON_RESUME = (*WITHOUT_EFFECT, "schedule.epochs", "mesh.", "debug.eager", "data.broken")
 """Starts of the keys that may differ between a checkpoint and the run that resumes it."""
 
 

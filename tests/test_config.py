@@ -224,6 +224,7 @@ def test_the_keys_free_on_resume_are_keys():
         assert all(any(key.startswith(one) for key in keys) for one in config.FREE_ON_RESUME)
     assert "schedule.epochs".startswith(config.FREE_ON_RESUME)
     assert "mesh.seed".startswith(config.FREE_ON_RESUME)
+    assert "data.broken".startswith(config.FREE_ON_RESUME)
     assert not "schedule.steps_per_epoch".startswith(config.FREE_ON_RESUME)
 
 

@@ -66,3 +66,15 @@ def test_select_reads_the_pictures_as_the_search_did(tmp_path):
         0.5,
         0,
     )
+
+
+@pytest.mark.medium
+def test_a_run_that_a_broken_picture_stopped_goes_on_without_it(tmp_path, capsys):
+    root, run = put_photos(tmp_path / "photos"), tmp_path / "run"
+    for label in range(3):
+        put(root / "val" / f"n{label}" / f"n{label}_1.JPEG", b"text")
+    assert train(root, run) == 2
+    assert ".JPEG is broken (not a picture); mend or remove it" in capsys.readouterr().err
+    assert train(root, run, "data.broken=skip") == 0
+    assert "the next takes its place; 3 so far" in capsys.readouterr().err
+    assert read(run)["status"] == "completed"
