@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from darts_dist import cluster, genotype, texttask, torchfile, train, weightfile
+from darts_dist import cluster, genotype, interop_recurrent, texttask, torchfile, train, weightfile
 from darts_dist import run as runs
 from darts_dist.checkpoint import Checkpoints
 from darts_dist.data import sources
@@ -66,7 +66,7 @@ def text_of(config: TextTrainConfig, target: str) -> tuple[TextTraining, States,
     """
     if not weightfile.is_file(target):
         return _of_run(config, target)
-    params, there = weightfile.read_recurrent(target)
+    params, there = interop_recurrent.read(target)
     value = train.load_genotype(config) if config.genotype or there is None else there
     task = TextTraining(config, value, texttask.load(config))
     wanted, found = (jax.tree.map(lambda x: x.shape, one) for one in (task.shapes(), params))

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from darts_dist import weightfile
 from darts_dist.errors import CheckpointError
+from darts_dist.genotype import RnnGenotype
 from darts_dist.interop import (
     PARAMS,
     Entry,
@@ -19,8 +21,9 @@ from darts_dist.interop import (
     norm_entries,
     to_torch,
 )
+from darts_dist.weightfile import EMBEDDING
 
-EMBEDDING, READ_OUT, BIAS = "encoder.weight", "decoder.weight", "decoder.bias"
+READ_OUT, BIAS = "decoder.weight", "decoder.bias"
 FIRST, NODE, NORM = "rnns.0._W0", "rnns.0._Ws.", "rnns.0.bn"
 
 
@@ -79,3 +82,22 @@ def recurrent_entries(*, words: int, width: int, nodes: int, search: bool) -> It
     if search:
         yield from norm_entries(NORM, ("cell",), width)
     yield Entry(BIAS, (words,), "vector", ("bias",))
+
+
+def read(path: str) -> tuple[Tree, RnnGenotype | None]:
+    """Returns (params, genotype or None) of a recurrent network in a file.
+
+    Raises CheckpointError or DataError for one with other tensors.
+    """
+    state, value = weightfile.read_module(path)
+    for name, array in state.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} has numbers that are not finite")
+    names = {name.replace("rnns.0._Ws._", "rnns.0._Ws."): one for name, one in state.items()}
+    try:
+        params, stats = recurrent_from_torch(names)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if stats:
+        raise CheckpointError(f"{path} is a search network; wanted one of a genotype")
+    return params, value

@@ -13,10 +13,8 @@ import numpy as np
 
 from darts_dist import config as configs
 from darts_dist import genotype, torchfile, trainconfig
-from darts_dist.errors import CheckpointError, ConfigError, DataError, InputError
+from darts_dist.errors import ConfigError, DataError, InputError
 from darts_dist.genotype import RnnGenotype
-from darts_dist.interop import Tree
-from darts_dist.interop_recurrent import EMBEDDING, recurrent_from_torch
 from darts_dist.schema import literal
 from darts_dist.torchpickle import Record
 
@@ -26,6 +24,7 @@ STEMS = {
     "imagenet": ("stem0.0.weight", "stem0.3.weight", 1),
 }
 AUXILIARY = "auxiliary_head."
+EMBEDDING = "encoder.weight"  # of recurrent networks
 MODULE = "model.RNNModel"
 WANTED_MODULE = "wanted a network that the original saved"
 RECORDS = (  # what a file of a whole recurrent network names
@@ -73,8 +72,11 @@ def config_of(path: str, overrides: Sequence[str] = ()) -> Any:
     """
     state, _ = read_module(path)
     if EMBEDDING in state:
-        width = read_recurrent(path)[0]["embedding"].shape[1]
-        sizes = {"space.kind": "rnn", "network.channels": width}
+        if state[EMBEDDING].ndim != 2:
+            raise DataError(
+                f"{path}: {EMBEDDING} has the shape {state[EMBEDDING].shape}; wanted 2 axes"
+            )
+        sizes = {"space.kind": "rnn", "network.channels": state[EMBEDDING].shape[1]}
     else:
         sizes = sizes_of(state, path)
     given = [f"{key}={literal(value)}" for key, value in sizes.items()]
@@ -116,25 +118,6 @@ def _collect(module: Any, prefix: str, state: dict, genotypes: list, path: str) 
         genotypes.append(value)
     for name, below in held["_modules"].items():
         _collect(below, f"{prefix}{name}.", state, genotypes, path)
-
-
-def read_recurrent(path: str) -> tuple[Tree, RnnGenotype | None]:
-    """Returns (params, genotype or None) of a recurrent network in a file.
-
-    Raises CheckpointError or DataError for one with other tensors.
-    """
-    state, value = read_module(path)
-    for name, array in state.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise CheckpointError(f"{path}: {name} has numbers that are not finite")
-    names = {name.replace("rnns.0._Ws._", "rnns.0._Ws."): one for name, one in state.items()}
-    try:
-        params, stats = recurrent_from_torch(names)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if stats:
-        raise CheckpointError(f"{path} is a search network; wanted one of a genotype")
-    return params, value
 
 
 def sizes_of(state: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -108,3 +110,8 @@ def test_the_checks_see_what_they_look_for(tmp_path):
     file = tmp_path / "x.py"
     file.write_text("import jax\nfrom darts_dist import cluster\njax.distributed.shutdown()\n")
     assert {"jax.distributed.shutdown", "darts_dist.cluster"} <= mentions(file)
+
+
+def test_the_command_line_is_read_without_jax():
+    code = "import sys, darts_dist.cli; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0

@@ -10,7 +10,7 @@ import pytest
 from parity import checkpoints_rnn, vectors
 from parity_files import VECTORS, check
 
-from darts_dist import cli, genotype, torchfile, weightfile
+from darts_dist import cli, genotype, interop_recurrent, torchfile, weightfile
 from darts_dist.errors import CheckpointError, DataError
 
 FOLDER = VECTORS / checkpoints_rnn.FOLDER
@@ -45,7 +45,7 @@ def test_missing_files_and_other_sizes_fail(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", FILES)
 def test_sizes_and_cell_follow_from_the_file(name):
-    params, value = weightfile.read_recurrent(str(FOLDER / name))
+    params, value = interop_recurrent.read(str(FOLDER / name))
     assert value == genotype.load("DARTS_V2", "rnn")
     assert params["embedding"].shape == (50, 12) and params["cell"]["nodes"].shape == (8, 12, 24)
     config = weightfile.config_of(str(FOLDER / name))
@@ -110,4 +110,4 @@ def test_other_tensors_are_refused(change, message, tmp_path):
     kept = {name: one for name, one in (state() | change).items() if one is not None}
     torchfile.write(tmp_path / "other.pt", kept)
     with pytest.raises((CheckpointError, DataError), match=message):
-        weightfile.read_recurrent(str(tmp_path / "other.pt"))
+        interop_recurrent.read(str(tmp_path / "other.pt"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from darts_dist import genotype as genotypes
-from darts_dist import weightfile
+from darts_dist import interop_recurrent
 from darts_dist.interop_recurrent import recurrent_to_torch
 from darts_dist.spaces import rnn
 from parity.vectors import (
@@ -68,7 +68,7 @@ def _check(folder, case):
 
 def _names(folder, case):
     """Returns rows for what is in a file: sizes, the genotype, and every tensor."""
-    params, value = weightfile.read_recurrent(str(folder / case.name))
+    params, value = interop_recurrent.read(str(folder / case.name))
     words, width = params["embedding"].shape
     wanted = genotypes.load(case.settings["genotype"], "rnn")
     state, back = under(case.inputs, "state/"), recurrent_to_torch(params, twice=True)
@@ -84,7 +84,7 @@ def _names(folder, case):
 def outputs(folder, case, bits):
     """Returns log-probabilities and hidden state of a case's file."""
     dtype = jnp.dtype(f"float{bits}")
-    params, value = weightfile.read_recurrent(str(folder / case.name))
+    params, value = interop_recurrent.read(str(folder / case.name))
     words, width = params["embedding"].shape
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
     _, apply = rnn.build_network(value, words=words, width=width, compute=dtype)
