@@ -114,7 +114,13 @@ def test_select_ranks_the_cells_by_perplexity(searched, tmp_path, capsys):
     folder = tmp_path / "searched"
     shutil.copytree(searched, folder)
     sizes = ("network.channels=4", "data.global_batch=8", "data.window=5", "data.sizes=[]")
-    rest = ("schedule.steps_per_epoch=2", "schedule.epochs=1", "evaluation.batch=3", "mesh.data=1")
+    rest = (
+        "schedule.steps_per_epoch=2",
+        "schedule.epochs=1",
+        "evaluation.batch=3",
+        "mesh.data=1",
+        "mesh.seed=1",
+    )
     assert darts("select", folder, *sizes, "data.excess=3", *rest) == 0
     assert "perplexity" in capsys.readouterr().out
     found = read(folder, "selection.json")
