@@ -181,6 +181,6 @@ class Watch:
 
     def lost(self):
         """Records the steps that were reported and that no checkpoint has."""
-        steps = re.findall(r"^step (\d+)/", (self.workdir / "log.txt").read_text(), re.M)
+        steps = re.findall(r" step (\d+)/", (self.workdir / "log.txt").read_text())
         last = max(map(int, steps), default=0)
         self.record("lost_steps", str(max(last - newest(self.workdir), 0)))
