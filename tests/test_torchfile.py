@@ -373,7 +373,7 @@ def other_zip(*names):
         (b"", "is empty"),
         (b"\x00" * 600, "is not a file of PyTorch"),
         (b"<!DOCTYPE html>", "is a web page"),
-        (gzip.compress(b"x"), "is compressed by gzip; unpack it: gunzip"),
+        (gzip.compress(b"x", mtime=0), "is compressed by gzip; unpack it: gunzip"),
         (archive_of_files(), "is a tar archive"),
         (other_zip("a/readme"), "0 members are called data.pkl"),
         (other_zip("a/data.pkl", "b/data.pkl"), "2 members are called data.pkl"),
