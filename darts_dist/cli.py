@@ -17,17 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import darts_dist
-from darts_dist import config, ending, processes, schema, trainconfig, weightfile
+from darts_dist import config, ending, planconfig, processes, schema, trainconfig, weightfile
 from darts_dist.errors import ConfigError, InputError, StorageError
 from darts_dist.knobs import Table
 
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """What a verb is: its module's `run(config, workdir, debug)` returns its result.
+    """What a verb is: its module's `run(config, workdir, debug)` returns its result, which its
+    module's own `summary`, or else the one here, puts in words.
 
     structs: of its config, by space.kind.  load(path, overrides) -> config.  takes: what its first
-    word is: a config file, or a run (or a file in its place) that is its workdir too.
+    word is: a config file, or a run (or a file in its place) that is its workdir too.  makes_run:
+    whether it makes a folder where --workdir names none.
     """
 
     module: str
@@ -35,6 +37,7 @@ class Verb:
     structs: Mapping[str, type[Table]]
     load: Callable[[Any, Sequence[str]], Any]
     takes: str = "[CONFIG.toml]"
+    makes_run: bool = True
 
     @property
     def on_run(self) -> bool:
@@ -68,6 +71,13 @@ VERBS = {
         trainconfig.TRAININGS,
         weightfile.of_target,
         takes="RUN | FILE.pt",
+    ),
+    "plan": Verb(
+        "darts_dist.plan",
+        "compile the step of a search or a training for topology=KIND:SHAPE and tell its cost",
+        {"cnn": planconfig.PlanSearch},
+        planconfig.load,
+        makes_run=False,
     ),
 }
 USAGE = "darts-dist VERB [CONFIG.toml | RUN] [key.path=value ...] [options]"
@@ -147,14 +157,19 @@ def _dispatch(argv: Sequence[str]) -> int:
         return _show(config.dump(resolved).strip())
     if on_run and given.workdir is not None:
         raise InputError(f"{verb} works on {first}; it takes no --workdir")
-    workdir = first if on_run else _open_workdir(given.workdir, resolved.name)
+    if on_run:
+        workdir = first
+    elif VERBS[verb].makes_run or given.workdir is not None:
+        workdir = _open_workdir(given.workdir, resolved.name)
+    else:
+        workdir = ""
     code = ending.outcome(
         lambda: _run(module, resolved, workdir, given),
         workdir="" if os.path.isfile(workdir) else workdir,
-        option="" if on_run else f"--workdir {workdir}",
+        option="" if on_run or not workdir else f"--workdir {workdir}",
         debug=given.debug,
     )
-    if code and given.workdir is None and not on_run:
+    if code and given.workdir is None and workdir and not on_run:
         with contextlib.suppress(OSError):  # only an empty folder can be removed
             os.rmdir(workdir)
     return code
@@ -186,7 +201,8 @@ def _run(module: str, resolved: Table, workdir: str, given: argparse.Namespace) 
         verb = importlib.import_module(module)
     result = verb.run(resolved, workdir, given.debug)
     importlib.import_module("darts_dist.cluster").leave()
-    print(json.dumps({**result, "workdir": workdir}) if given.json else summary(result, workdir))
+    tell = getattr(verb, "summary", summary)
+    print(json.dumps({**result, "workdir": workdir}) if given.json else tell(result, workdir))
     return 0
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ def start(
     cache_dir: str = "",
     initialization_timeout_s: int = 60,
     heartbeat_timeout_s: int = 30,
+    alone: bool = False,
 ) -> None:
     """Sets jax up for this process and joins the others; call it before a device is touched.
 
@@ -50,8 +52,9 @@ def start(
     float64: 64-bit types on. matmul: "float32", "tensorfloat32" or "default", in what products of
     float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
     will be single operations. cache: keep compiled programs in cache_dir ("": the user's cache
-    folder). Raises ConfigError for a platform that is not here and for a contradictory environment,
-    ClusterError when the coordinator cannot be.
+    folder). alone: join nobody, whatever the environment says. Raises ConfigError for a platform
+    that is not here and for a contradictory environment, ClusterError when the coordinator cannot
+    be.
     """
     if platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platform)
@@ -64,7 +67,7 @@ def start(
     xla_flags.use_cpu(eager=eager)
     if deterministic:
         xla_flags.use_deterministic()
-    if not jax.distributed.is_initialized():
+    if not alone and not jax.distributed.is_initialized():
         _join(platform, initialization_timeout_s, heartbeat_timeout_s)
     _check_devices()
     if cache:
@@ -137,14 +140,17 @@ def _join(platform: str, initialization_timeout_s: int, heartbeat_timeout_s: int
         jax.distributed.initialize(**settings)
 
 
-def make_mesh(seeds: int, seed_axis: int = 0, data_axis: int = 0) -> Mesh:
-    """Returns the mesh ("seed", "data") over the devices of all processes, process after process.
+def make_mesh(
+    seeds: int, seed_axis: int = 0, data_axis: int = 0, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Returns the mesh ("seed", "data") over devices (None: of all processes), process by process.
 
     seeds: number of seeds of the run. seed_axis, data_axis: sizes of the axes, 0 to choose:
     gcd(seeds, devices) groups, and all the devices there are. In a single process two given sizes
     may leave devices over. Raises ConfigError when the sizes do not fit the devices or the seeds.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    every = jax.devices() if devices is None else devices
+    devices = sorted(every, key=lambda device: (device.process_index, device.id))
     count = len(devices)
     for name, size in (("mesh.seed", seed_axis), ("mesh.data", data_axis)):
         if size < 0 or (size and count % size and not (seed_axis and data_axis)):

@@ -49,16 +49,7 @@ class Task:
         positions, self.rows = cluster.local_block(self.mesh, config.seeds.count, batch)
         self.own_seeds = [self.seeds[at] for at in positions]
         self.local_batch = batch // self.mesh.shape["data"]
-        self._check_groups()
-
-    def _check_groups(self) -> None:
-        kind, _, size = self.config.batch_norm.sync.partition(":")
-        if kind == "group" and self.local_batch % int(size):
-            raise ConfigError(
-                f"batch_norm.sync=group:{size} does not divide the {self.local_batch} examples "
-                f"that a device holds (data.global_batch over mesh.data={self.mesh.shape['data']});"
-                f" use a divisor of {self.local_batch}"
-            )
+        check_groups(config, self.local_batch, self.mesh.shape["data"])
 
     def compile(self) -> dict[str, float]:
         """Compiles all programs side by side, which the first step would do one after the other;
@@ -186,3 +177,14 @@ class PictureTask(Task):
             threads=self.config.data.threads,
         )
         return self.programs.join(self.programs.evaluate(states, batches))
+
+
+def check_groups(config: AnyConfig, local_batch: int, data_axis: int) -> None:
+    """Raises ConfigError where the groups of batch_norm.sync do not divide a device's examples."""
+    kind, _, size = config.batch_norm.sync.partition(":")
+    if kind == "group" and local_batch % int(size):
+        raise ConfigError(
+            f"batch_norm.sync=group:{size} does not divide the {local_batch} examples "
+            f"that a device holds (data.global_batch over mesh.data={data_axis}); "
+            f"use a divisor of {local_batch}"
+        )

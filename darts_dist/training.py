@@ -6,6 +6,7 @@ Place: layer 3, a kind of `task`. Letters: S seeds.
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -61,17 +62,18 @@ class Training(PictureTask):
                 f"data.global_batch={batch} is more than the {len(trained)} pictures that train; "
                 "use more pictures, or a smaller batch"
             )
-        if self.local_batch % data.accumulate:
-            raise ConfigError(
-                f"data.accumulate={data.accumulate} does not divide the {self.local_batch} "
-                f"pictures of a device; use a divisor of {self.local_batch}"
-            )
+        check_accumulate(config, self.local_batch)
         self.parts = {"train": trained}
         self.epoch_steps = config.schedule.steps_per_epoch or max(len(trained) // batch, 1)
-        recipe = Recipe.of(data, self.pictures.mean, self.pictures.std)
-        model = TrainModel(config, value, len(self.pictures.class_names), recipe)
-        one = OneSeed(config, model, self.epoch_steps, data.accumulate, config.weights.average)
-        self.programs = Step(config, self.mesh, one)
+        self.programs = make_step(
+            config,
+            self.mesh,
+            value,
+            classes=len(self.pictures.class_names),
+            mean=self.pictures.mean,
+            std=self.pictures.std,
+            epoch_steps=self.epoch_steps,
+        )
         self._rate = _schedule(config)
         self._strength = optim.ramp(config.regularisation.drop_path, config.schedule.epochs)
 
@@ -136,6 +138,34 @@ class Training(PictureTask):
     def about(self) -> dict[str, Any]:
         """Returns what a checkpoint has to tell besides config and state, as JSON."""
         return {"genotype": json.loads(genotype.to_json(self.genotype)), **super().about()}
+
+
+def check_accumulate(config: TrainConfig, local_batch: int) -> None:
+    """Raises ConfigError where a device's pictures do not divide into the parts asked for."""
+    parts = config.data.accumulate
+    if local_batch % parts:
+        raise ConfigError(
+            f"data.accumulate={parts} does not divide the {local_batch} "
+            f"pictures of a device; use a divisor of {local_batch}"
+        )
+
+
+def make_step(
+    config: TrainConfig,
+    mesh: Any,
+    value: CnnGenotype,
+    *,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    epoch_steps: int,
+    layout: str | None = None,
+) -> Step:
+    """Returns the programs of training a genotype's network; arguments as of `SearchStep`."""
+    data = config.data
+    model = TrainModel(config, value, classes, Recipe.of(data, mean, std), layout)
+    one = OneSeed(config, model, epoch_steps, data.accumulate, config.weights.average)
+    return Step(config, mesh, one)
 
 
 def _schedule(config: TrainConfig):

@@ -12,13 +12,13 @@ ROOT = pathlib.Path(__file__).parent.parent / "darts_dist"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    0: "agreement config trainconfig ending errors genotype cluster hlo knobs textknobs processes"
-    " schema watchdog xla_flags",
+    0: "agreement compiled config trainconfig planconfig ending errors genotype cluster hlo knobs"
+    " machines textknobs processes roofline schema topology watchdog xla_flags",
     1: "spaces nets data",
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
-    " searchwork textmodels textwork textsteps texttask",
+    " searchwork textmodels textwork textsteps texttask planning",
     4: "cli search journal trainjournal tellings pages select train evaluate plan __init__"
     " __main__",
 }

@@ -20,17 +20,7 @@ def of_search(config: Config, classes: int, params, batch: int) -> str:
 
     params: its tree, or the shapes of that.  batch: pictures of a device.
     """
-    sizes = config.network
-    parts = costs.supernet(
-        _picture(sizes),
-        stem=sizes.stem,
-        channels=sizes.channels,
-        layers=sizes.layers,
-        nodes=sizes.nodes,
-        classes=classes,
-        operations=config.space.operations,
-    )
-    return _text(parts, params, batch)
+    return _text(_parts_of_search(config, classes), params, batch)
 
 
 def of_genotype(config: TrainConfig, value: CnnGenotype, classes: int, params, batch: int) -> str:
@@ -41,9 +31,27 @@ def of_genotype(config: TrainConfig, value: CnnGenotype, classes: int, params, b
     return _text(_parts(config, value, classes), params, batch)
 
 
+def multiply_adds_of_search(config: Config, classes: int) -> int:
+    """Returns those of the search network for one picture."""
+    return sum(part.multiply_adds for part in _parts_of_search(config, classes))
+
+
 def multiply_adds(config: TrainConfig, value: CnnGenotype, classes: int) -> int:
     """Returns those of a genotype's network for one picture, the auxiliary head's not counted."""
     return sum(part.multiply_adds for part in _parts(config, value, classes))
+
+
+def _parts_of_search(config: Config, classes: int) -> list[costs.Part]:
+    sizes = config.network
+    return costs.supernet(
+        _picture(sizes),
+        stem=sizes.stem,
+        channels=sizes.channels,
+        layers=sizes.layers,
+        nodes=sizes.nodes,
+        classes=classes,
+        operations=config.space.operations,
+    )
 
 
 def _parts(config: TrainConfig, value: CnnGenotype, classes: int) -> list[costs.Part]:
