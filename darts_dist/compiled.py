@@ -13,14 +13,15 @@ from darts_dist import hlo
 class Compiled:
     """Of one device and one run; memory in bytes.
 
-    flops, moved: as the compiler counts them, 0 where it does not.  alias: bytes of the output that
-    lie where arguments were.
+    flops, moved: as the compiler counts them, 0 where it does not.  written: bytes of all kernels'
+    results.  alias: bytes of the output that lie where arguments were.
     """
 
     kernels: hlo.Kernels
     collectives: list[hlo.Collective]
     flops: float
     moved: float
+    written: int
     temp: int
     arguments: int
     output: int
@@ -36,6 +37,7 @@ def read(executable: Any) -> Compiled:
         hlo.collectives(text),
         max(cost.get("flops", 0), 0),
         max(cost.get("bytes accessed", 0), 0),
+        hlo.written(text),
         memory.temp_size_in_bytes,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,

@@ -154,6 +154,7 @@ def _closing(text: str, start: int) -> int:
 
 # Kernels.
 
+_CONTROL = ("while", "call", "async", "conditional")
 _FREE = re.compile(
     "add-dependency|after-all|bitcast|constant|domain|get-tuple-element|opt-barrier|parameter|"
     "partition-id|replica-id|tuple|.*-done|.*-update"
@@ -174,7 +175,7 @@ def kernels(text: str) -> Kernels:
         return sum(map(count, module.computations[name]), collections.Counter())
 
     def count(one: Instruction) -> collections.Counter:
-        if one.kind not in ("while", "call", "async", "conditional"):
+        if one.kind not in _CONTROL:
             own = [] if _FREE.fullmatch(one.kind) else [one.kind]
             compiled.extend(own)
             return collections.Counter(own)
@@ -190,6 +191,27 @@ def kernels(text: str) -> Kernels:
 
     counts = inside(module.entry)
     return Kernels(dict(counts), len(compiled), tuple(unknown))
+
+
+def written(text: str) -> int:
+    """Returns the bytes of the results of all kernels that one run of a program starts.
+
+    Workspace, which a call returns beside its result, does not count.
+    """
+    module = parse(text)
+
+    def inside(name: str) -> int:
+        return sum(map(of_one, module.computations[name]))
+
+    def of_one(one: Instruction) -> int:
+        if one.kind in _CONTROL:
+            return (one.trips or 1) * sum(map(inside, itertools.chain(*one.called.values())))
+        shape = one.shape
+        if one.kind == "custom-call" and shape.startswith("("):
+            shape = _ELEMENT.findall(shape[1:-1])[0]
+        return 0 if _FREE.fullmatch(one.kind) else _size(shape)[1]
+
+    return inside(module.entry)
 
 
 # Collectives.

@@ -100,7 +100,10 @@ def _notes(config, machine, programs) -> list[str]:
         if row["flops_from"] != "compiler":
             notes.append(f"{row['program']}: FLOPs are from multiply-adds, not of the compiler")
         if row["bytes_from"] != "compiler":
-            notes.append(f"{row['program']}: bytes are from its memory, not of the compiler")
+            notes.append(
+                f"{row['program']}: bytes are its arguments' and twice its kernels' results', not "
+                "of the compiler"
+            )
         if row["unknown_loops"]:
             notes.append(f"{row['program']}: {row['unknown_loops']} loops count once")
     if isinstance(config, PlanSearch) and config.method.warmup_epochs:

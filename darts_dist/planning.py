@@ -128,7 +128,7 @@ def rows(
         expected = PASSES.get(name, 0) * adds * local
         trusted = told.flops >= expected / 2
         flops = told.flops if trusted else expected
-        moved = told.moved or told.arguments + told.output + 2 * told.temp
+        moved = told.moved or told.arguments + 2 * told.written
         times = roofline.times(flops, moved, told.collectives, machine, peak)
         found.append(
             {
@@ -140,7 +140,7 @@ def rows(
                 "flops": flops,
                 "flops_from": "compiler" if trusted else "multiply-adds",
                 "bytes": moved,
-                "bytes_from": "compiler" if told.moved else "memory",
+                "bytes_from": "compiler" if told.moved else "results",
                 "temp_bytes": told.temp,
                 "argument_bytes": told.arguments,
                 "output_bytes": told.output,
@@ -184,8 +184,7 @@ def memory(config: AnyPlan, step: Step, found: list[dict[str, Any]], room: float
     groups, replicas = step.mesh.shape["seed"], step.mesh.shape["data"]
     network, local = config.network, config.data.global_batch // replicas
     picture = network.image_px**2 * network.in_channels + 4  # uint8, and a label
-    traced = step.programs["init"].traced, step.programs["prepare"].traced
-    state, ready = (_bytes(one.out_info) for one in traced)
+    state, ready = (_bytes(step.programs[name].traced.out_info) for name in ("init", "prepare"))
     parts = {
         "state": step.blocks * state // groups,
         "batch": step.blocks * len(step.streams) * local * picture + ready // (groups * replicas),

@@ -28,7 +28,11 @@ ENVIRONMENT = {
     "cuda": {},
 }
 COUNT = "--xla_force_host_platform_device_count"
-AUTOTUNE = "--xla_gpu_autotune_level=0"  # which would time kernels on the GPU
+GPU = {
+    "xla_gpu_autotune_level": "0",  # it would time kernels on the GPU
+    # XLA of jaxlib 0.10.2 aborts in it on products of a search (triton_tiling_propagation.cc).
+    "xla_gpu_enable_triton_gemm": "false",
+}
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -62,8 +66,9 @@ def set_environment(topology: Topology) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if platform == "cpu":
         flags = re.sub(rf"{COUNT}=\d+", "", flags)
-    if platform == "cuda" and "xla_gpu_autotune_level" not in flags:
-        flags = f"{flags} {AUTOTUNE}"
+    if platform == "cuda":
+        missing = [f"--{name}={value}" for name, value in GPU.items() if name not in flags]
+        flags = " ".join([flags, *missing])
     os.environ["XLA_FLAGS"] = flags.strip()
 
 
