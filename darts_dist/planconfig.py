@@ -42,7 +42,7 @@ AnyPlan = PlanSearch | PlanTrain
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> AnyPlan:
-    """Returns the config of planning what a TOML file (None: the packaged search) configures.
+    """Returns the config of planning what a TOML file (None: a packaged one) configures.
 
     It is that of a training where a key of the file or an override is one that only trainings
     have.  Raises ConfigError as `config.load` does, and InputError for an unknown topology.
@@ -54,8 +54,10 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> AnyPlan:
         keys |= _keys(schema.parse(text, str(path)))
     trains = keys & (schema.knobs(PlanTrain).keys() - schema.knobs(PlanSearch).keys())
     searches = keys & (schema.knobs(PlanSearch).keys() - schema.knobs(PlanTrain).keys())
-    struct = PlanTrain if trains and not searches else PlanSearch
-    made = configs.load_as(struct, path, overrides, packaged="sample")
+    if trains and not searches:
+        made = configs.load_as(PlanTrain, path, overrides, packaged="train_sample")
+    else:
+        made = configs.load_as(PlanSearch, path, overrides, packaged="sample")
     machines.parse(made.topology)
     if made.data.kind == "image_folder" and not (made.plan.examples and made.network.classes):
         raise ConfigError(

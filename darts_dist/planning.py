@@ -184,7 +184,7 @@ def memory(config: AnyPlan, step: Step, found: list[dict[str, Any]], room: float
     groups, replicas = step.mesh.shape["seed"], step.mesh.shape["data"]
     network, local = config.network, config.data.global_batch // replicas
     picture = network.image_px**2 * network.in_channels + 4  # uint8, and a label
-    state, ready = (_bytes(step.programs[name].traced.out_info) for name in ("init", "prepare"))
+    state, ready = (_given(step.programs[name]) for name in ("init", "prepare"))
     parts = {
         "state": step.blocks * state // groups,
         "batch": step.blocks * len(step.streams) * local * picture + ready // (groups * replicas),
@@ -195,5 +195,8 @@ def memory(config: AnyPlan, step: Step, found: list[dict[str, Any]], room: float
     return {**parts, "peak": peak, "device": int(room), "fits": peak <= room}
 
 
-def _bytes(tree) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def _given(program: programs.Program) -> int:
+    """Bytes of a traced program's result on all devices, each copy once."""
+    assert program.traced is not None, f"{program.name} was never traced"
+    leaves = jax.tree.leaves(program.traced.out_info)
+    return sum(x.size * x.dtype.itemsize for x in leaves)
