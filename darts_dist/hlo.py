@@ -196,7 +196,8 @@ def kernels(text: str) -> Kernels:
 def written(text: str) -> int:
     """Returns the bytes of the results of all kernels that one run of a program starts.
 
-    Workspace, which a call returns beside its result, does not count.
+    Loops and branches count as in `kernels`, conditions of loops with them; workspace, which a
+    call returns beside its result, does not.
     """
     module = parse(text)
 
@@ -205,7 +206,8 @@ def written(text: str) -> int:
 
     def of_one(one: Instruction) -> int:
         if one.kind in _CONTROL:
-            return (one.trips or 1) * sum(map(inside, itertools.chain(*one.called.values())))
+            of_all = max if one.kind == "conditional" else sum
+            return (one.trips or 1) * of_all(map(inside, itertools.chain(*one.called.values())))
         shape = one.shape
         if one.kind == "custom-call" and shape.startswith("("):
             shape = _ELEMENT.findall(shape[1:-1])[0]

@@ -187,6 +187,26 @@ def test_a_loop_counts_as_often_as_it_is_said_to_go_round():
 
 
 @pytest.mark.parametrize(
+    ("line", "size"),
+    [
+        ("f32[4,2]{1,0} fusion(%x), kind=kLoop, calls=%fused", 32),
+        ("f32[4,2]{1,0} bitcast(%x)", 0),
+        ("(f32[4,2]{1,0}, u8[33554432]{0}) custom-call(%x)", 32),
+        ("f32[4,2]{1,0} call(%x), to_apply=%long", 64),
+        ("f32[4,2]{1,0} conditional(%x, %x, %x), branch_computations={%short, %long}", 64),
+    ],
+)
+def test_what_kernels_write_is_their_results(line, size):
+    assert hlo.written(program(line, INNER)) == size
+
+
+def test_what_a_loop_writes_counts_as_often_as_it_goes_round():
+    loop = "(s32[], f32[4,2]{1,0}) while(%x), condition=%condition, body=%body"
+    text = program(f'{loop}, backend_config={{"known_trip_count":{{"n":"5"}}}}', INNER)
+    assert hlo.written(text) == 5 * (32 + 4 + 1)  # the sum, the count, the comparison
+
+
+@pytest.mark.parametrize(
     "branches",
     [
         "branch_computations={%short, %long}",
