@@ -60,9 +60,31 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         "versions": opening.versions(),
         "timings": timings,
     }
+    if config.plan.largest_batch:
+        twice = config.data.global_batch * 2
+        data = msgspec.structs.replace(config.data, global_batch=twice)
+        larger = msgspec.structs.replace(config, data=data)
+        step = planning.build(larger, counts, place, value)
+        planning.compile_step(step)
+        programs, _ = planning.rows(larger, step, machine, adds)
+        second = planning.memory(larger, step, programs, machine.memory_bytes)
+        result["largest_batch"] = largest(result, second)
     if workdir:
         _write(workdir, result)
     return result
+
+
+def largest(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Returns the largest global batch on a straight line through the memory of one and of two.
+
+    0 where even the smallest does not fit, None where memory does not grow.
+    """
+    batch, replicas, memory = first["global_batch"], first["mesh"]["data"], first["memory"]
+    growth = (second["peak"] - memory["peak"]) / batch
+    if growth <= 0:
+        return {"fitted": None, "from": [batch, 2 * batch]}
+    most = batch + (memory["device"] - memory["peak"]) / growth
+    return {"fitted": max(int(most // replicas) * replicas, 0), "from": [batch, 2 * batch]}
 
 
 def _whole(programs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -149,6 +171,11 @@ def summary(result: dict[str, Any], workdir: str) -> str:
         ),
         f"{'fits' if memory['fits'] else 'DOES NOT FIT'} in {memory['device'] / 1e9:,.1f} GB",
     ]
+    if "largest_batch" in result:
+        found = result["largest_batch"]
+        most = "any" if found["fitted"] is None else f"{found['fitted']:,}"
+        ends = " and ".join(map(str, found["from"]))
+        lines.append(f"largest batch that fits, fitted through {ends}: {most}")
     if result["collectives"]:
         heads = ("program", "kind", "KB", "along", "devices", "times", "us each")
         rows = [

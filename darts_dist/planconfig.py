@@ -17,11 +17,14 @@ TOPOLOGY = about("machine that is planned for: cpu:8, h100:8, v5e:16x16, v5p:4x4
 
 
 class Plan(Table, frozen=True, kw_only=True):
-    """what cannot be known without the data"""
+    """what a plan is told besides"""
 
     examples: Annotated[
         int, about("training pictures; 0: as many as the data set is known to have", ge=0)
     ] = 0
+    largest_batch: Annotated[
+        bool, about("compile for twice the batch, too, and fit the largest that memory takes")
+    ] = False
 
 
 class PlanSearch(Config, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from darts_dist import machines, planconfig, planning, trainconfig
+from darts_dist import plan as plan_verb
 from darts_dist.errors import InputError
 
 SMALL = """
@@ -96,10 +97,12 @@ def test_seeds_that_take_turns_take_their_times(folder):
 @pytest.mark.medium
 def test_a_training_is_planned_by_its_own_config(folder):
     words = ("network.channels=2", "network.layers=1", "data.global_batch=4", "topology=cpu:2")
-    found = plan(folder, "genotype=DARTS_V2", *words, "network.stem=imagenet")
+    words += ("network.stem=imagenet", "plan.largest_batch=true")
+    found = plan(folder, "genotype=DARTS_V2", *words)
     uses = {row["program"]: row["uses"] for row in found["programs"]}
     assert uses == {"prepare": 1, "gradient_params": 1, "weight_step": 1, "evaluate": 0}
     assert found["step"]["collectives"] == 1 and found["run"]["evaluated_batches"] > 0
+    assert found["largest_batch"]["fitted"] > 1_000
 
 
 @pytest.mark.medium
@@ -111,6 +114,16 @@ def test_a_tpu_that_is_not_there_is_compiled_for(folder):
     assert found["step"]["collectives"] == 2
     assert {(one["kind"], *one["axes"]) for one in found["collectives"]} == {("all-reduce", "data")}
     assert all(row["flops_from"] == "compiler" for row in found["programs"])
+
+
+def test_the_largest_batch_lies_on_the_line_through_two():
+    first = {"global_batch": 8, "mesh": {"data": 4}}
+    memory = {"peak": 1_000, "device": 2_050}
+    found = plan_verb.largest({**first, "memory": memory}, {"peak": 1_800})  # 200, and 100 each
+    assert found == {"fitted": 16, "from": [8, 16]}
+    assert plan_verb.largest({**first, "memory": memory}, {"peak": 1_000})["fitted"] is None
+    none = plan_verb.largest({**first, "memory": {"peak": 1_000, "device": 199}}, {"peak": 1_800})
+    assert none["fitted"] == 0
 
 
 def test_keys_that_only_trainings_have_tell_them_from_searches(tmp_path):
