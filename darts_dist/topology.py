@@ -22,7 +22,7 @@ ENVIRONMENT = {
     "tpu": {  # no question to a server that tells a TPU's machine what it is
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "none",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any that it knows; the topology decides
         "TPU_STDERR_LOG_LEVEL": "4",
     },
     "cuda": {},
