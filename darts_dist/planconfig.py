@@ -41,6 +41,7 @@ class PlanTrain(TrainConfig, frozen=True, kw_only=True):
     plan: Plan = Plan()
 
 
+SIZED_BY_USER = ("image_folder", "array_record")
 AnyPlan = PlanSearch | PlanTrain
 
 
@@ -51,10 +52,14 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> AnyPlan:
     have.  Raises ConfigError as `config.load` does, and InputError for an unknown topology.
     """
     keys = {one.partition("=")[0].strip() for one in overrides}
+    tree: dict = {}
     file = configs.place(path) if path is not None else None
     if file is not None and file.is_file():  # else load_as says what is wrong with it
         text = file.read_bytes().decode("utf-8-sig", errors="replace")
-        keys |= _keys(schema.parse(text, str(path)))
+        tree = schema.parse(text, str(path))
+    if configs.choose(configs.SEARCHES, tree, overrides) is configs.TextConfig:
+        raise ConfigError('space.kind = "rnn": no plans of texts in this version; wanted cnn')
+    keys |= _keys(tree)
     trains = keys & (schema.knobs(PlanTrain).keys() - schema.knobs(PlanSearch).keys())
     searches = keys & (schema.knobs(PlanSearch).keys() - schema.knobs(PlanTrain).keys())
     if trains and not searches:
@@ -62,7 +67,7 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> AnyPlan:
     else:
         made = configs.load_as(PlanSearch, path, overrides, packaged="sample")
     machines.parse(made.topology)
-    if made.data.kind == "image_folder" and not (made.plan.examples and made.network.classes):
+    if made.data.kind in SIZED_BY_USER and not (made.plan.examples and made.network.classes):
         raise ConfigError(
             "how many pictures and classes the data have is not known without them; "
             "wanted plan.examples=N network.classes=K (ImageNet: 1281167 and 1000)"

@@ -27,6 +27,7 @@ from darts_dist.training import check_accumulate, make_step
 KNOWN = {  # data.kind -> training pictures, test pictures, classes
     "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100),
+    "imagenet": (1_281_167, 50_000, 1_000),
     "sample": (4_000, 1_000, 10),
 }
 NO_PART_OF_A_STEP = ("init", "evaluate")

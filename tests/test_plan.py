@@ -136,6 +136,11 @@ def test_keys_that_only_trainings_have_tell_them_from_searches(tmp_path):
     assert isinstance(trained, trainconfig.TrainConfig)
 
 
+def test_texts_are_not_planned_yet():
+    with pytest.raises(InputError, match="no plans of texts in this version"):
+        planconfig.load(None, ("space.kind=rnn", "topology=cpu:1"))
+
+
 def test_folders_of_pictures_need_their_sizes():
     words = ("topology=cpu:1", "data.kind=image_folder")
     with pytest.raises(InputError, match=r"plan.examples=N network.classes=K"):
