@@ -2,7 +2,7 @@
 
 The entries of `interop` for `nets.language.LanguageModel`, of the search and of a genotype alike.
 The original lists its one matrix of words twice, as what embeds and as what reads out; here it is
-one leaf.  Letters: V words, H width.
+one leaf. `read` takes a whole file.  Letters: V words, H width.
 """
 
 from collections.abc import Iterator, Mapping

@@ -7,6 +7,7 @@ passes by.
 Letters: N batch, K classes.
 """
 
+import abc
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ class Shown(NamedTuple):
     evaluations: list[tuple[int, dict[str, Any]]]
 
 
-class PictureModel:
+class PictureModel(abc.ABC):
     """What networks of pictures share.
 
     config: has `data.global_batch` and `precision`.  recipe: what is done to the pictures.
@@ -110,17 +111,17 @@ class PictureModel:
         scores = self.scores(outputs, labels)
         return scores, shown["mask"].astype(scores["loss"].dtype), carried
 
-    def outputs(self, params, stats, alphas, fed, *, train):
+    @abc.abstractmethod
+    def outputs(self, params, stats, alphas, fed, *, train) -> Any:
         """Returns (what the network puts out, moved statistics)."""
-        raise NotImplementedError
 
-    def logits(self, outputs):
+    @abc.abstractmethod
+    def logits(self, outputs) -> Any:
         """Returns the logits of what the network puts out."""
-        raise NotImplementedError
 
-    def scores(self, outputs, labels):
+    @abc.abstractmethod
+    def scores(self, outputs, labels) -> Any:
         """Returns what is summed up in evaluation, f[N] by name."""
-        raise NotImplementedError
 
 
 class SearchModel(PictureModel):

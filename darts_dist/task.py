@@ -7,6 +7,7 @@ prints nothing.
 Letters: S seeds, n rows of this process, H W pixels, C channels.
 """
 
+import abc
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from darts_dist.trainconfig import AnyConfig
 States = tuple[State, ...]
 
 
-class Task:
+class Task(abc.ABC):
     """Seeds side by side; States go in, moved ones come out.
 
     States are one State for each turn in which the groups of devices work (`steps`); `join` makes
@@ -57,32 +58,32 @@ class Task:
         """
         return self.programs.compile(self.sizes())
 
+    @abc.abstractmethod
     def sizes(self) -> Any:
         """Returns the sizes of what is shown, as the model's `shapes` takes them."""
-        raise NotImplementedError
 
     def init(self) -> States:
         """Returns the first states."""
         return self.programs.init(self.seeds)
 
+    @abc.abstractmethod
     def batches(self, start: int = 0) -> Iterator[Any]:
         """Returns an endless iterator of this process's part of the batches of steps start, ...
 
         It has `close`.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def rate(self, epoch: int) -> float:
         """Returns the learning rate of the weights in an epoch, counted from 0."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def advance(self, states: States, batch: Any, epoch: int) -> tuple[States, Any]:
         """Returns (states, metrics f[S]) after one step as the config's schedules have it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def evaluate(self, states: States) -> dict[str, jax.Array]:
         """Returns sums of scores, and the count, f[S]."""
-        raise NotImplementedError
 
     def end_epoch(self, states: States) -> tuple[States, dict[str, jax.Array]]:
         """Returns (states, sums of `evaluate`) after an epoch that is evaluated."""
@@ -93,20 +94,20 @@ class Task:
         del states
         return {}
 
+    @abc.abstractmethod
     def identity(self) -> dict[str, str]:
         """Returns what processes compare to know that they hold the same data, by name."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def table(self) -> str:
         """Returns the network as a table of its parts (`spaces.table`)."""
-        raise NotImplementedError
 
     def _shapes_of_weights(self) -> Any:
         return jax.eval_shape(self.programs.one.model.init, jax.random.key(0))[0]
 
+    @abc.abstractmethod
     def about(self) -> dict[str, Any]:
         """Returns what a checkpoint has to tell besides config and state, as JSON."""
-        raise NotImplementedError
 
     def join(self, states: States) -> State:
         """Returns the states of all seeds in one, its leaves [S, ...]."""

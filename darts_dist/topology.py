@@ -98,7 +98,7 @@ def devices(topology: Topology) -> list[Any]:
     try:
         described = topologies.get_topology_desc(platform=topology.platform, **settings)
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        reason = re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])
+        reason = re.sub(r"^[A-Z_]+: ", "", (str(error).strip() or repr(error)).splitlines()[0])
         raise InputError(f"topology={topology.text} cannot be: {reason}") from None
     print(f"compiling for {topology.count} x {topology.kind}", file=sys.stderr, flush=True)
     return list(described.devices)
