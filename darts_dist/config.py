@@ -1,4 +1,4 @@
-"""The config of a search: all knobs, the rules between them, reading, writing, comparing.
+"""The config of a search: all knobs, checked together (`rules`); reading, writing, comparing.
 
 It holds numbers and names only. It is checked once, here; everywhere else it is trusted.
 """
@@ -20,7 +20,6 @@ from darts_dist.knobs import (
     Cluster,
     Compile,
     Data,
-    DataSource,
     Debug,
     Evaluation,
     Log,
@@ -34,6 +33,14 @@ from darts_dist.knobs import (
     Space,
     Table,
     Weights,
+)
+from darts_dist.rules import (
+    STORED,
+    check_batch,
+    check_operations,
+    check_pictures,
+    check_rates,
+    fail,
 )
 from darts_dist.textknobs import (
     TextAlphas,
@@ -75,10 +82,6 @@ __all__ = [
     "load",
     "parse",
 ]
-
-
-STORED = ("imagenet", "array_record")
-"""Kinds of data whose pictures stay on disk."""
 
 
 class Config(Table, frozen=True, kw_only=True):
@@ -135,7 +138,7 @@ class TextConfig(Table, frozen=True, kw_only=True):
         """Raises a ConfigError for the first rule between knobs that does not hold."""
         check_operations(self.space.operations)
         if self.batch_norm.sync.startswith("group"):
-            _fail("batch_norm.sync", self.batch_norm.sync, "batch | state for texts")
+            fail("batch_norm.sync", self.batch_norm.sync, "batch | state for texts")
         check_batch(self)
 
 
@@ -149,66 +152,9 @@ def check(config: Config) -> None:
     check_pictures(config.network, config.data)
     if config.data.evaluate_augmented and config.data.kind in STORED:
         wanted = f"false for data.kind = {config.data.kind}, of which centres are scored"
-        _fail("data.evaluate_augmented", True, wanted)
+        fail("data.evaluate_augmented", True, wanted)
     check_rates(config.weights)
     check_batch(config)
-
-
-def check_operations(operations: Sequence[str]) -> None:
-    """Raises a ConfigError for candidates that no cell can be made of."""
-    for operation in operations:
-        if operations.count(operation) > 1:
-            _fail("space.operations", operations, f"{operation} once")
-    if set(operations) <= {"none"}:
-        _fail("space.operations", operations, "at least one operation besides none")
-
-
-def check_pictures(network: Any, data: DataSource) -> None:
-    """Raises a ConfigError where a network's sizes and the pictures' do not fit each other."""
-    if network.image_px % 2:
-        _fail("network.image_px", network.image_px, "an even number")
-    if network.classes == 1:
-        _fail("network.classes", 1, "at least 2, or 0 for those of the data")
-    if data.kind in ("image_folder", *STORED) and network.in_channels not in (1, 3):
-        wanted = f"1 (grey) or 3 (colour) for data.kind = {data.kind}"
-        _fail("network.in_channels", network.in_channels, wanted)
-    if data.kind in STORED and network.in_channels == 1 and not (data.mean and data.std):
-        key, found = ("data.std", data.std) if data.mean else ("data.mean", data.mean)
-        _fail(key, found, f"a number for grey pictures of data.kind = {data.kind}")
-    for key in ("colour_jitter", "hue_jitter"):
-        if getattr(data, key) and network.in_channels != 3:
-            _fail(f"data.{key}", getattr(data, key), "0 for pictures without three colours")
-    for key, values in (("data.mean", data.mean), ("data.std", data.std)):
-        if values and len(values) != network.in_channels:
-            _fail(key, values, f"one for each of network.in_channels = {network.in_channels}")
-
-
-def check_rates(weights: Weights) -> None:
-    """Raises a ConfigError for a learning rate that would rise."""
-    if weights.learning_rate_min > weights.learning_rate:
-        limit = f"at most weights.learning_rate = {weights.learning_rate}"
-        _fail("weights.learning_rate_min", weights.learning_rate_min, limit)
-
-
-def check_batch(config: Any) -> None:
-    """Raises a ConfigError where batch or seeds do not divide as mesh, norms and debug ask."""
-    mesh, batch = config.mesh, config.data.global_batch
-    for name in ("nans", "eager"):
-        if getattr(config.debug, name) and (mesh.seed, mesh.data) != (1, 1):
-            _fail(f"debug.{name}", True, "one device with it: mesh.seed=1 mesh.data=1")
-    if mesh.seed and config.seeds.count % mesh.seed:
-        _fail("seeds.count", config.seeds.count, f"a multiple of mesh.seed = {mesh.seed}")
-    if mesh.data and batch % mesh.data:
-        _fail("data.global_batch", batch, f"a multiple of mesh.data = {mesh.data}")
-    kind, _, size = config.batch_norm.sync.partition(":")
-    local = batch // (mesh.data or 1)
-    if kind == "group" and local % int(size):
-        part = f"the {local} pictures of a device" if mesh.data else f"data.global_batch = {batch}"
-        _fail("batch_norm.sync", config.batch_norm.sync, f"groups that divide {part}")
-
-
-def _fail(key: str, found: Any, wanted: str) -> None:
-    raise ConfigError(f"{key} = {schema.literal(found)}; wanted {wanted}")
 
 
 Structs = type[Table] | Mapping[str, type[Table]]  # one, or those by space.kind

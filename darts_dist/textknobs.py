@@ -1,6 +1,7 @@
 """Knobs of searching and training recurrent cells on texts, where they differ from `knobs`.
 
-Place: layer 0; `textconfig` joins them. The defaults are the original's on Penn Treebank.
+Place: layer 0; `config` and `trainconfig` join them. The defaults are the original's on Penn
+Treebank.
 """
 
 from typing import Annotated, Literal

@@ -7,14 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from darts_dist import config as configs
-from darts_dist.config import (
-    STORED,
-    Config,
-    TextConfig,
-    check_batch,
-    check_pictures,
-    check_rates,
-)
+from darts_dist.config import Config, TextConfig
 from darts_dist.errors import ConfigError, InputError
 from darts_dist.knobs import (
     BatchNorm,
@@ -35,6 +28,7 @@ from darts_dist.knobs import (
     Weights,
     about,
 )
+from darts_dist.rules import STORED, check_batch, check_pictures, check_rates
 from darts_dist.schema import literal
 from darts_dist.textknobs import (
     FixedTextNetwork,

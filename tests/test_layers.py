@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     0: "agreement compiled config trainconfig planconfig ending errors genotype cluster hlo knobs"
-    " machines textknobs processes roofline schema topology watchdog xla_flags",
+    " machines textknobs processes roofline rules schema topology watchdog xla_flags",
     1: "spaces nets data",
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",

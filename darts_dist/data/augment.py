@@ -13,9 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from darts_dist.config import STORED
 from darts_dist.data import colour
 from darts_dist.errors import ConfigError
+from darts_dist.rules import STORED
 
 COLOUR = 2**31 - 1  # folded into the key of a step, beside the places of its pictures
 
