@@ -5,6 +5,7 @@ All of it is set before jax starts a backend, and holds for each worker of pytes
 
 import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -13,6 +14,8 @@ import pytest
 from darts_dist import xla_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))  # the tools are tested too
+# A job in a shell's background is started with Ctrl-C ignored, and so would be what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 xla_flags.use_cpu()
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 jax.config.update("jax_platforms", "cpu")
