@@ -125,7 +125,13 @@ class _Parser(Parser):
 def entry() -> NoReturn:
     """Runs the command line of this process and ends it; the console script."""
     _use_huge_pages()
-    ending.finish(lambda: main(sys.argv[1:]))
+    ending.finish(lambda: _begin(sys.argv[1:]))
+
+
+def _begin(argv: Sequence[str]) -> int:
+    if parent := os.environ.get(processes.PARENT):
+        processes.end_with(int(parent))
+    return main(argv)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -44,6 +44,7 @@ def start(
     initialization_timeout_s: int = 60,
     heartbeat_timeout_s: int = 30,
     alone: bool = False,
+    control: bool = False,
 ) -> None:
     """Sets jax up for this process and joins the others; call it before a device is touched.
 
@@ -52,11 +53,15 @@ def start(
     float64: 64-bit types on. matmul: "float32", "tensorfloat32" or "default", in what products of
     float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
     will be single operations. cache: keep compiled programs in cache_dir ("": the user's cache
-    folder). alone: join nobody, whatever the environment says. Raises ConfigError for a platform
-    that is not here and for a contradictory environment, ClusterError when the coordinator cannot
-    be.
+    folder). alone: join nobody, whatever the environment says. control: this process only starts
+    others: it holds no accelerator and is told of SIGTERM as without a cluster. Raises ConfigError
+    for a platform that is not here and for a contradictory environment, ClusterError when the
+    coordinator cannot be.
     """
-    if platform and not os.environ.get("JAX_PLATFORMS"):
+    if control:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_enable_preemption_service", False)
+    elif platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platform)
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]

@@ -5,15 +5,19 @@ anything but the coordinator's own port, which is tried because jax would crash 
 taken.
 """
 
+import ctypes
 import fcntl
 import glob
 import importlib.util
 import os
+import signal
 import socket
 from collections.abc import Mapping
 
 from darts_dist.errors import ClusterError, ConfigError, InputError, StorageError
 
+PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
+PARENT = "DARTS_PARENT"  # holds the number of the process that this one ends with
 OURS = ("DARTS_COORDINATOR", "DARTS_NUM_PROCESSES", "DARTS_PROCESS_ID")
 
 
@@ -85,6 +89,21 @@ def found_by_jax(environment: Mapping[str, str], platform: str = "") -> bool:
 def several(environment: Mapping[str, str], platform: str = "") -> bool:
     """Returns whether this process was started as one of a cluster."""
     return coordinator(environment) is not None or found_by_jax(environment, platform)
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment like this one in which a process is one of no cluster."""
+    counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JOB_COMPLETION_INDEX")
+    return {name: value for name, value in environment.items() if name not in (*OURS, *counts)}
+
+
+def end_with(parent: int) -> None:
+    """Has this process killed when its parent ends, however that comes; on Linux only."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

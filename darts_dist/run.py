@@ -51,9 +51,10 @@ class Journal(Protocol):
         """Writes what a finished run leaves besides result.json."""
 
 
-def start(config: AnyConfig) -> None:
-    """Sets jax up as a config has it."""
+def start(config: AnyConfig, *, control: bool = False) -> None:
+    """Sets jax up as a config has it; control: as `cluster.start` takes it."""
     cluster.start(
+        control=control,
         platform=config.cluster.platform,
         cpu_devices=config.cluster.cpu_devices,
         float64=config.precision.compute == "float64",

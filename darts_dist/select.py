@@ -5,16 +5,25 @@ Place: layer 4: a search run -> a run of `train` for each cell -> selection.json
 """
 
 import json
+import os
 from typing import Any
 
+import jax
 from etils import epath
 
-from darts_dist import cluster, genotype, metrics, opening, train
+from darts_dist import agreement, apart, cluster, genotype, metrics, opening, processes, train
 from darts_dist import config as configs
+from darts_dist import run as runs
 from darts_dist.errors import DivergedError, InputError
 from darts_dist.genotype import CnnGenotype, Genotype
 from darts_dist.spaces import derive, rnn
-from darts_dist.trainconfig import SelectConfig, TextSelectConfig, one_training
+from darts_dist.trainconfig import (
+    SelectConfig,
+    TextSelectConfig,
+    TextTrainConfig,
+    TrainConfig,
+    one_training,
+)
 from darts_dist.trainjournal import KEYS
 
 
@@ -28,10 +37,11 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
     if not (folder / "result.json").exists():
         raise InputError(f"{workdir} has no result.json: finish its search first")
     cells = candidates(config, folder)
-    rows = []
-    for name, value in cells.items():
-        own = one_training(config, name, genotype.to_json(value))
-        rows.append(train_one(own, value, folder / "select" / name, debug))
+    owns = {name: one_training(config, name, genotype.to_json(cells[name])) for name in cells}
+    ended = None if debug or config.selection.groups == 1 else side_by_side(config, owns, folder)
+    if ended is None:
+        ended = {name: in_turn(own, folder / "select" / name, debug) for name, own in owns.items()}
+    rows = [row_of(name, cells[name], ended[name], config.space.kind) for name in cells]
     rows.sort(key=lambda row: (row["valid_loss_mean"] is None, row["valid_loss_mean"]))
     found = [row for row in rows if row["seed"] is not None and row["status"] == "completed"]
     if not found:
@@ -54,6 +64,54 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
     return result
 
 
+def in_turn(own: TrainConfig | TextTrainConfig, folder: epath.Path, debug: bool) -> dict[str, Any]:
+    """Returns the metrics of one cell after its training on all devices, {} where it diverged."""
+    try:
+        return train.run(own, str(folder), debug)["metrics"]
+    except DivergedError:
+        return {}
+
+
+def side_by_side(
+    config: SelectConfig | TextSelectConfig, owns: dict[str, Any], folder: epath.Path
+) -> dict[str, dict[str, Any]] | None:
+    """Returns the metrics of each cell, {} where it diverged, after trainings on groups of devices.
+
+    Several hosts share the cells; each has groups of its own.  None where there is one group: then
+    cells are trained in turn.
+    """
+    host = apart.look(config)
+    several = processes.several(os.environ, config.cluster.platform)
+    if several and host.divides:
+        runs.start(config, control=True)
+        opening.agree(config, folder)
+    hosts, own_place = (jax.process_count(), jax.process_index()) if several else (1, 0)
+    groups = apart.groups_of_host(config.selection.groups, host, hosts, len(owns))
+    if groups * hosts == 1 or not host.divides:
+        return None
+
+    def share() -> list[str]:
+        jobs = {}
+        for name in list(owns)[own_place::hosts]:
+            if opening.finished(owns[name], folder / "select" / name) is None:
+                file = folder / "select" / f"{name}.toml"
+                metrics.write_whole(file, configs.dump(owns[name]))
+                jobs[name] = os.fspath(file), os.fspath(folder / "select" / name)
+        return sorted(apart.train(jobs, apart.environments(host, groups)))
+
+    if hosts > 1:
+        told = agreement.exchange(json.dumps(agreement.together(share)))
+        diverged = [name for text in told for name in json.loads(text)]
+    else:  # without a look at jax: what it sees of a GPU it holds
+        diverged = share()
+
+    def metrics_of(name: str) -> dict[str, Any]:
+        path = folder / "select" / name / "result.json"
+        return {} if name in diverged else opening.read_result(path)["metrics"]
+
+    return {name: metrics_of(name) for name in owns}
+
+
 def candidates(config: SelectConfig | TextSelectConfig, folder: epath.Path) -> dict[str, Genotype]:
     """Returns the cells to compare by the names of their runs: those found, and random ones."""
     search = opening.read_result(folder / "result.json")
@@ -74,20 +132,15 @@ def candidates(config: SelectConfig | TextSelectConfig, folder: epath.Path) -> d
     return cells
 
 
-def train_one(config, value: Genotype, folder: epath.Path, debug: bool) -> dict[str, Any]:
-    """Returns the row of one cell after its training in `folder`."""
-    name = config.name
+def row_of(name: str, value: Genotype, found: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Returns the row of one cell, whose training ended with the metrics `found`."""
     seed = int(name.removeprefix("seed-")) if name.startswith("seed-") else None
     row: dict[str, Any] = {"cell": name, "seed": seed, "genotype": genotype.to_dict(value)}
-    keys = [key for key in KEYS[config.space.kind] if key.startswith("valid_")]
-    try:
-        found = train.run(config, str(folder), debug)["metrics"]
-        row["status"] = "completed"
-    except DivergedError:
-        found, row["status"] = {}, "diverged"
-    for key in keys:
-        row[f"{key}_mean"] = found.get(f"{key}_mean")
-        row[f"{key}_deviation"] = found.get(f"{key}_deviation")
+    row["status"] = "completed" if found else "diverged"
+    for key in KEYS[kind]:
+        if key.startswith("valid_"):
+            row[f"{key}_mean"] = found.get(f"{key}_mean")
+            row[f"{key}_deviation"] = found.get(f"{key}_deviation")
     for key in ("parameters", "multiply_adds"):
         row[key] = found.get(key)
     return row

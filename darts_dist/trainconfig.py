@@ -208,6 +208,14 @@ class Selection(Table, frozen=True, kw_only=True):
     random_cells: Annotated[
         int, about("cells drawn at random, trained and scored beside those found", ge=0)
     ] = 1
+    groups: Annotated[
+        int,
+        about(
+            "groups of devices, each with trainings of its own; 0: as many as there are cells and "
+            "devices; 1: all devices train one cell after the other",
+            ge=0,
+        ),
+    ] = 0
 
 
 class SelectConfig(TrainConfig, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import pytest
 from darts_dist import xla_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))  # the tools are tested too
-# A job in a shell's background is started with Ctrl-C ignored, and so would be what the tests start.
+# What a shell starts in the background ignores Ctrl-C, and what the tests start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 xla_flags.use_cpu()
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")

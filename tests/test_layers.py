@@ -19,7 +19,7 @@ LAYERS = {
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
     " searchwork textmodels textwork textsteps texttask planning",
-    4: "cli search journal trainjournal tellings pages select train evaluate plan __init__"
+    4: "cli search journal trainjournal tellings pages select apart train evaluate plan __init__"
     " __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
