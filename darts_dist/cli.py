@@ -208,8 +208,17 @@ def _run(module: str, resolved: Table, workdir: str, given: argparse.Namespace) 
     result = verb.run(resolved, workdir, given.debug)
     importlib.import_module("darts_dist.cluster").leave()
     tell = getattr(verb, "summary", summary)
-    print(json.dumps({**result, "workdir": workdir}) if given.json else tell(result, workdir))
+    told = json.dumps({**result, "workdir": workdir}) if given.json else tell(result, workdir)
+    print(told, flush=True)
+    if getattr(resolved, "select", False):
+        _go_on(["select", workdir, *resolved.select_with, *["--json"][: given.json]])
     return 0
+
+
+def _go_on(words: Sequence[str]) -> NoReturn:
+    """Becomes the process of another command line, which finds all devices free again."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.execv(sys.executable, [sys.executable, "-m", "darts_dist", *words])
 
 
 def _help(verb: str) -> str:

@@ -30,8 +30,10 @@ from darts_dist.knobs import (
     Precision,
     Schedule,
     Seeds,
+    SelectWords,
     Space,
     Table,
+    ThenSelect,
     Weights,
 )
 from darts_dist.rules import (
@@ -88,6 +90,8 @@ class Config(Table, frozen=True, kw_only=True):
     """All knobs of a search; made whole and checked, or not at all."""
 
     name: NameOfRun = "sample"
+    select: ThenSelect = False
+    select_with: SelectWords = ()
     space: Space = Space()
     network: Network = Network()
     data: Data = Data()
@@ -115,6 +119,8 @@ class TextConfig(Table, frozen=True, kw_only=True):
     """All knobs of a search of recurrent cells; made whole and checked, or not at all."""
 
     name: NameOfRun = "text"
+    select: ThenSelect = False
+    select_with: SelectWords = ()
     space: TextSpace = TextSpace()
     network: TextNetwork = TextNetwork()
     data: TextData = TextData()
@@ -272,6 +278,7 @@ def describe(struct: type[Table] = Config) -> str:
 
 WITHOUT_EFFECT = (
     "name",
+    "select",
     "log.",
     "data.path",
     "data.threads",

@@ -39,6 +39,10 @@ NameOfRun = Annotated[
         extra={"wanted": "text without /"},
     ),
 ]
+ThenSelect = Annotated[bool, about("then train the cells found and keep the best: verb select")]
+SelectWords = Annotated[
+    tuple[str, ...], about('what that verb is given: ["schedule.epochs=20", ...]')
+]
 
 
 class Space(Table, frozen=True, kw_only=True):

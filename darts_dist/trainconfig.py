@@ -249,14 +249,21 @@ SELECTION_EPOCHS = {"cnn": 100, "rnn": 300}  # arXiv 1806.09055, section 3.1
 def of_search(run: str, overrides: Sequence[str] = ()) -> Any:
     """Returns the config of selecting among the cells of a search run, with overrides.
 
-    Pictures or texts, their parts, sizes and devices are the search's; the schedule is the paper's,
-    100 epochs for pictures, 300 for texts; pictures on disk get no cutout.  Raises InputError for a
-    folder that is no search run.
+    Raises InputError for a folder that is no search run.
     """
     path = configs.place(run) / "config.toml"
     if not path.exists():
         raise InputError(f"{run} is no search run: it has no config.toml")
-    search = configs.load(str(path))
+    return after_search(configs.load(str(path)), run, overrides)
+
+
+def after_search(search: Config | TextConfig, run: str, overrides: Sequence[str] = ()) -> Any:
+    """Returns the config of selecting among the cells of a search with this config.
+
+    Pictures or texts, their parts, sizes and devices are the search's; the schedule is the paper's,
+    100 epochs for pictures, 300 for texts; pictures on disk get no cutout.  run: names it in
+    errors.
+    """
     kind = search.space.kind
     same = {
         **OF_THE_SEARCH[kind],

@@ -10,7 +10,7 @@ import time
 import launching
 import pytest
 
-from darts_dist import apart, config, genotype
+from darts_dist import apart, cli, config, genotype
 from darts_dist.apart import Host
 from darts_dist.errors import ConfigError
 
@@ -185,3 +185,35 @@ def test_each_group_sees_its_own_gpus(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     found = apart.environments(Host("gpu", 4), 4)
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_search_goes_on_to_select_its_cell(tmp_path, processes):
+    words = [one for one in SIZES if not one.startswith(("data.train_limit", "selection"))]
+    command = launching.search(
+        tmp_path / "run",
+        "data.train_limit=64",
+        "data.global_batch=16",
+        "schedule.steps_per_epoch=2",
+        "schedule.epochs=1",
+        "select=true",
+        f"select_with={json.dumps(words)}",
+    )
+    command.append("--json")
+    if processes > 1:
+        command = launching.launcher(processes, 1, command)
+    ended = done(command)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+    assert [one["verb"] for one in found] == ["search", "select"]
+    assert {one["cell"] for one in found[1]["cells"]} == {"seed-0", "random-0"}
+    assert (tmp_path / "run" / "selection.json").exists()
+
+
+def test_what_select_would_refuse_is_told_before_the_search(tmp_path, capsys):
+    words = ["search", str(launching.ROOT / "configs" / "tiny.toml"), "select=true"]
+    words += ['select_with=["schedule.epoch=2"]', "--workdir", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    assert "select_with: schedule.epoch is not a key" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.toml").exists()
