@@ -198,7 +198,7 @@ def _show(text: str) -> int:
     return 0
 
 
-def _run(module: str, resolved: Table, workdir: str, given: argparse.Namespace) -> int:
+def _run(module: str, resolved: Any, workdir: str, given: argparse.Namespace) -> int:
     with ending.uninterrupted():
         try:
             importlib.import_module("jax")
