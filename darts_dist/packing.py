@@ -10,6 +10,7 @@ import functools
 import hashlib
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -146,11 +147,11 @@ def broken_rows(packed: dict[str, np.ndarray]) -> list[str]:
     ]
 
 
-def digest(state: Any) -> str:
-    """Returns the SHA-256 of a state as hexadecimal text, the same on every process and any mesh.
+def digests(state: Any) -> list[str]:
+    """Returns for each seed the SHA-256 of its state as hexadecimal text.
 
-    It runs over the seeds in order; of each over the leaves in tree order: name, dtype, shape,
-    bytes.
+    It runs over the leaves in tree order: name, dtype, shape, bytes; it is the same on every
+    process, on any mesh and beside any other seeds.
     """
     leaves, layout, mesh = describe(state)
     packed = {name: _rows(array) for name, array in packer(mesh, layout)(leaves).items()}
@@ -160,8 +161,13 @@ def digest(state: Any) -> str:
         content = hashlib.sha256()
         for leaf in layout:
             row = packed[leaf.row][place][leaf.offset : leaf.offset + leaf.size]
-            content.update(f"{leaf.name} {leaf.dtype} {leaf.shape}\n".encode())
+            content.update(f"{leaf.name} {leaf.dtype} {leaf.shape[1:]}\n".encode())
             content.update(row.tobytes())
         own[place] = np.frombuffer(content.digest(), np.uint8)
     held = jax.make_array_from_callback(own.shape, by_seed(mesh), lambda index: own[index])
-    return hashlib.sha256(np.asarray(cluster.gather(held)).tobytes()).hexdigest()
+    return [bytes(row).hex() for row in np.asarray(cluster.gather(held))]
+
+
+def digest(seeds: Sequence[str]) -> str:
+    """Returns the SHA-256 of the states of all seeds, whose own `digests` are given in order."""
+    return hashlib.sha256("".join(seeds).encode()).hexdigest()

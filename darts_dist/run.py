@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from darts_dist import agreement, cluster, loop, metrics, opening, packing, processes, replicas
+from darts_dist import agreement, cluster, loop, metrics, opening, packing, processes
 from darts_dist import config as configs
 from darts_dist.checkpoint import Checkpoints
-from darts_dist.errors import CheckpointError, ClusterError, DivergedError, InputError, Interrupted
+from darts_dist.errors import CheckpointError, DivergedError, InputError, Interrupted
 from darts_dist.events import Events
+from darts_dist.health import Health
 from darts_dist.metrics import Recorder
 from darts_dist.task import States, Task
 from darts_dist.trainconfig import AnyConfig
@@ -155,8 +156,7 @@ class Run:
         self.events = Events(folder, on=cluster.is_main() and config.log.tensorboard)
         self.journal = journal(task, self.recorder, self.events)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-        self.alive = np.ones(len(self.seeds), bool)
-        self.compared = 0  # the last step whose copies of the states were found equal
+        self.health = Health(task, self.recorder, self.events, self.checkpoints)
         self.resumed_from: list[int] = []
         self.timings: dict[str, float] = {}
 
@@ -221,7 +221,7 @@ class Run:
             metrics.write_whole(notes, json.dumps(self.resumed_from))
         self.recorder.drop_after(start)
         self.recorder.message(f"resumed from step {start}")
-        self.alive = np.asarray(jax.device_get(cluster.gather(state.alive)))
+        self.health.alive = np.asarray(jax.device_get(cluster.gather(state.alive)))
         return self.task.split(state), start
 
     def _check_meta(self, meta: dict[str, Any]) -> None:
@@ -245,87 +245,40 @@ class Run:
     # What the loop asks for.
 
     def _advance(self, states: States, batch: Any, done: int) -> tuple[States, Any]:
-        with self._stopped_at_nan(done + 1):
+        with self.health.stopped_at_nan(done + 1):
             states, metrics = self.task.advance(states, batch, done // self.pace.epoch)
         every = self.config.debug.replicas_every_steps
         if every and (done + 1) % every == 0:
-            self._compare(done + 1, states)
+            self.health.compare(done + 1, states)
         return states, metrics
 
-    def _compare(self, done: int, states: States) -> None:
-        """Stops the run where replicas of a seed have come apart; no such state is saved."""
-        if self.task.mesh.shape["data"] == 1 or done == self.compared:
-            return
-        if odd := replicas.odd_ones(states):
-            self.checkpoints.wait()
-            cluster.leave()
-            raise ClusterError(
-                f"the copies of a seed's state differ at step {done} on {odd}: a device or a link "
-                "computes wrongly; take it out of the run and start again; last good: "
-                f"{self._last_good()}"
-            )
-        self.compared = done
-
     def _report(self, done: int, values: dict[str, np.ndarray], step_s: float) -> None:
-        self._watch(done, values["alive"])
+        self.health.watch(done, values["alive"])
         self.journal.step(done, values, step_s, self.task.rate((done - 1) // self.pace.epoch))
-
-    def _watch(self, done: int, alive: np.ndarray) -> None:
-        for at in np.flatnonzero(self.alive & ~alive):
-            self.recorder.message(
-                f"seed {self.seeds[at]} became non-finite by step {done} and was stopped"
-            )
-            self.events.end(done, self.seeds[at], completed=False)
-        self.alive = alive.copy()
-        if not alive.any():
-            raise DivergedError(
-                f"every seed ({', '.join(map(str, self.seeds))}) became non-finite by step "
-                f"{done}; {self._advice()}"
-            )
-
-    @contextlib.contextmanager
-    def _stopped_at_nan(self, done: int):
-        """Tells of the first NaN, which debug.nans stops at, as of a run that diverged."""
-        try:
-            yield
-        except FloatingPointError as error:
-            raise DivergedError(
-                f"seed {', '.join(map(str, self.seeds))}, step {done}: {error}; {self._advice()}"
-            ) from error
-
-    def _advice(self) -> str:
-        return (
-            f"last good: {self._last_good()}; lower weights.learning_rate or clip more "
-            "(weights.clip_norm)"
-        )
-
-    def _last_good(self) -> str:
-        good = self.checkpoints.steps()
-        return f"checkpoint of step {good[-1]}" if good else "no checkpoint yet"
 
     def _end_epoch(self, epoch: int, states: States) -> States:
         last = epoch + 1 == self.config.schedule.epochs
         done = (epoch + 1) * self.pace.epoch
         every = self.config.evaluation.every_epochs
         due = last or (epoch + 1) % every == 0
-        self._compare(done, states)
+        self.health.compare(done, states)
         sums = {}
         if due:
-            with self._stopped_at_nan(done):
+            with self.health.stopped_at_nan(done):
                 states, sums["valid"] = self.task.end_epoch(states)
         wanted = self.task.show(states, *self.task.shown) | sums
         seen = jax.device_get(cluster.gather(wanted))
-        self._watch(done, np.asarray(seen["alive"]))
+        self.health.watch(done, np.asarray(seen["alive"]))
         self.journal.epoch(epoch, done, seen)
         return states
 
     def _save(self, done: int, states: States) -> None:
-        self._compare(done, states)
+        self.health.compare(done, states)
         meta = opening.meta(self.config, self.pace.epoch, self.resumed_from, self.task.about())
         self.checkpoints.save(done, self.task.join(states), meta)
 
     def _finish(self, states: States, times: list[float], began: float) -> dict[str, Any]:
-        digest = packing.digest(self.task.join(states))
+        digests = packing.digests(self.task.join(states))
         median = statistics.median(times[1:] or times) if times else 0.0
         examples = self.task.step_examples * len(self.seeds)
         self.timings |= {
@@ -336,15 +289,18 @@ class Run:
         }
         self.watch.enter("evaluation")
         last = jax.device_get(cluster.gather(self.task.last_scores(states)))
-        result = self._result(digest, last)
-        for at in np.flatnonzero(self.alive):
+        result = self._result(digests, last)
+        for at in np.flatnonzero(self.health.alive):
             self.events.end(self.pace.total, self.seeds[at], completed=True)
         if cluster.is_main():
             self.journal.leave(self.folder, result)
             metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
         return result
 
-    def _result(self, digest: str, last: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _result(self, digests: list[str], last: dict[str, np.ndarray]) -> dict[str, Any]:
+        standings = self.journal.standings(self.pace.total, self.health.alive, last)
+        for one, digest in zip(standings["seeds"], digests, strict=True):
+            one["state_digest"] = digest
         mesh = self.task.mesh
         device = mesh.devices.flat[0]
         return {
@@ -359,8 +315,8 @@ class Run:
                 "processes": jax.process_count(),
                 "mesh": dict(mesh.shape),
             },
-            **self.journal.standings(self.pace.total, self.alive, last),
+            **standings,
             "resumed_from": self.resumed_from,
-            "state_digest": digest,
+            "state_digest": packing.digest(digests),
             "timings": {name: round(float(value), 4) for name, value in self.timings.items()},
         }

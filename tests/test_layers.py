@@ -17,8 +17,8 @@ LAYERS = {
     1: "spaces nets data",
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
-    3: "loop opening run task bilevel training network models steps searchstep programs seedwork"
-    " searchwork textmodels textwork textsteps texttask planning",
+    3: "loop opening run health task bilevel training network models steps searchstep programs"
+    " seedwork searchwork textmodels textwork textsteps texttask planning",
     4: "cli search journal trainjournal tellings pages select apart train evaluate plan __init__"
     " __main__",
 }

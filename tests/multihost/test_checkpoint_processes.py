@@ -43,15 +43,15 @@ if what == "save":
     for step in (2, 4, 6):
         checkpoints.save(step, state(step, width), {"step": step})
     checkpoints.close()
-    write({"digest": packing.digest(state(6, width)), "steps": checkpoints.steps()})
+    write({"digest": packing.digests(state(6, width)), "steps": checkpoints.steps()})
 elif what == "restore":
     found, meta, step = checkpoints.restore(like)
-    write({"digest": packing.digest(found), "meta": meta, "step": step})
+    write({"digest": packing.digests(found), "meta": meta, "step": step})
 else:
     found = checkpoints.restore(like)
     first = found[2] if found else 0
     if found:
-        good = packing.digest(found[0]) == packing.digest(state(first, width))
+        good = packing.digests(found[0]) == packing.digests(state(first, width))
         write({"step": first, "good": good})
     for step in range(first + 1, 100_000):
         checkpoints.save(step, state(step, width), {})

@@ -21,15 +21,15 @@ SIZES = (
 )
 
 
-def command(workdir, processes, devices, *options):
+def command(workdir, processes, devices, *options, words=()):
     config = str(launching.ROOT / "configs" / "tiny.toml")
-    search = [sys.executable, "-m", "darts_dist", "search", config, *SIZES]
+    search = [sys.executable, "-m", "darts_dist", "search", config, *SIZES, *words]
     return launching.launcher(processes, devices, [*search, "--workdir", str(workdir)], *options)
 
 
-def finish(workdir, processes, devices, *options):
+def finish(workdir, processes, devices, *options, words=()):
     """Returns the result of a run that is left alone."""
-    with launching.running(command(workdir, processes, devices, *options)) as process:
+    with launching.running(command(workdir, processes, devices, *options, words=words)) as process:
         assert process.wait(600) == 0
     return result(workdir)
 
@@ -51,6 +51,16 @@ def test_devices_split_over_processes_end_as_eight_of_one(alone, tmp_path, proce
     assert split["state_digest"] == alone["state_digest"]
     assert split["devices"]["processes"] == processes
     assert split["devices"]["mesh"] == alone["devices"]["mesh"] == {"seed": 2, "data": 4}
+
+
+@pytest.mark.slow
+def test_four_seeds_on_two_processes_are_those_of_single_runs(tmp_path):
+    four = finish(tmp_path / "four", 2, 2, words=("seeds.count=4", "mesh.data=2"))
+    assert four["devices"]["mesh"] == {"seed": 2, "data": 2}
+    for one in four["seeds"]:
+        words = (f"seeds.first={one['seed']}", "seeds.count=1", "mesh.seed=1", "mesh.data=2")
+        single = finish(tmp_path / str(one["seed"]), 1, 4, words=words)
+        assert single["seeds"] == [one]
 
 
 def starts(workdir):
