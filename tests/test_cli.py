@@ -212,7 +212,7 @@ def test_finish_leaves_at_once_with_everything_written():
 
 def test_the_process_starts_again_once_with_huge_pages():
     code = (
-        "import os; from darts_dist import cli; cli._use_huge_pages();"
+        "import os; from darts_dist import cli; cli.use_huge_pages();"
         "print(os.getpid(), os.environ['GLIBC_TUNABLES'])"
     )
     started = python(code, GLIBC_TUNABLES="glibc.malloc.arena_max=4")

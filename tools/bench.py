@@ -10,7 +10,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from darts_dist import ending
+from bench_rnn import bench_rnn
+
+from darts_dist import cli, ending
 from darts_dist.cli import Parser
 
 SIZES = {  # option -> knob and meaning
@@ -287,7 +289,7 @@ def precisions(config):
     return compute, jnp.promote_types(compute, jnp.float32)
 
 
-BENCHES = {"input": bench_input, "kernels": bench_kernels}
+BENCHES = {"input": bench_input, "kernels": bench_kernels, "rnn": bench_rnn}
 
 
 def print_table(rows):
@@ -320,7 +322,22 @@ def main(arguments):
     group.add_argument("--platform", default="cpu", help="that jax compiles for; default cpu")
     for option, (knob, meaning) in SIZES.items():
         group.add_argument(f"--{option}", type=int, metavar="N", help=f"{meaning} ({knob})")
+    group = parser.add_argument_group(
+        "rnn", "--channels and --batch too; the paper's sizes by default; masks of dropout are drawn"
+    )
+    group.add_argument("--peer", choices=("torch",), help="the same step in eager PyTorch beside it")
+    for option, size, meaning in (
+        ("window", 35, "words of a column"),
+        ("words", 10_000, "of the vocabulary"),
+        ("nodes", 8, "of the cell"),
+        ("repeats", 5, "steps that count"),
+    ):
+        group.add_argument(
+            f"--{option}", type=int, metavar="N", default=size, help=f"{meaning}; default {size}"
+        )
     args = parser.parse_args(arguments)
+    if args.bench == "rnn":
+        cli.use_huge_pages()
     result = BENCHES[args.bench](args)
     if args.json:
         print(json.dumps(result))

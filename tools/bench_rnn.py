@@ -1,0 +1,227 @@
+"""The weight step of a search of recurrent cells, beside the same step in eager PyTorch.
+
+Both begin with the same weights, see the same windows and masks of dropout, and must come to the
+same losses and norms of the gradient, step for step. They take turns, and a large product measures
+in between what rate of multiplication the machine has at that time.
+"""
+
+import importlib
+import statistics
+import time
+
+import numpy as np
+
+from darts_dist.errors import ConfigError
+
+CLOSE = 1e-3  # relative difference of losses and norms that rounding may make
+PRODUCT = 3072  # side of the matrices whose product is timed
+
+
+def bench_rnn(args):
+    """The weight step of the search of recurrent cells at the paper's size; --peer torch."""
+    peer = _peer() if args.peer else None
+    from darts_dist import cluster
+
+    cluster.start(platform="cpu", cpu_devices=1)
+    task, windows = make_task(args)
+    ours = Ours(task)
+    theirs = Theirs(peer, task, ours.states) if peer else None
+    rows, rates = [], []
+    for turn in range(args.repeats + 1):  # the first, which compiles, does not count
+        masks = ours.masks() if theirs else {}
+        row = {}
+        for name, one in (("ours", ours), ("torch", theirs)):
+            if one is not None:
+                row[name] = timed(one.step, windows[turn], masks)
+        if theirs:
+            check(turn, row["ours"]["gave"], row["torch"]["gave"])
+        rows.append(row)
+        rates.append(product_rate(peer))
+    flops, rate = flops_of(task), max(rates[1:])
+    told = [summary(name, [row[name] for row in rows[1:]], flops, rate) for name in rows[0]]
+    found = {"rnn": told}
+    if theirs:
+        ratios = [row["torch"]["wall_s"] / row["ours"]["wall_s"] for row in rows[1:]]
+        found["ratio"] = [
+            {
+                "torch_over_ours": round(told[1]["wall_s"] / told[0]["wall_s"], 2),
+                "least": round(min(ratios), 2),
+                "most": round(max(ratios), 2),
+                "of_cpu_time": round(told[1]["cpu_s"] / told[0]["cpu_s"], 2),
+                "last_loss": round(rows[-1]["ours"]["gave"][0], 5),
+                "last_loss_torch": round(rows[-1]["torch"]["gave"][0], 5),
+            }
+        ]
+    return found
+
+
+def _peer():
+    try:
+        return importlib.import_module("peer_rnn")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ConfigError(
+            "--peer torch: PyTorch is not installed, and no part of this package; its CPU build: "
+            "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+        ) from error
+
+
+def make_task(args):
+    """Returns (a search on random words, windows of full length for all turns)."""
+    from darts_dist import config as configs
+    from darts_dist.data.text import Corpus
+    from darts_dist.texttask import TextSearch
+
+    sizes = {
+        "network.channels": args.channels or 300,
+        "network.nodes": args.nodes,
+        "data.global_batch": args.batch or 256,
+        "data.window": args.window,
+    }
+    given = [f"{knob}={size}" for knob, size in sizes.items()]
+    more = ("space.kind=rnn", "method.preset=darts_first", "mesh.seed=1", "mesh.data=1")
+    config = configs.parse("", "the bench", overrides=(*more, *given))
+    batch, window = config.data.global_batch, config.data.window
+    count = batch * (2 + window * (args.repeats + 2))
+    draw = np.random.default_rng(0)
+    # Some words are frequent and most are rare, as in a language.
+    text = (args.words * draw.random(count) ** 3).astype(np.int32)
+    task = TextSearch(config, Corpus(tuple(map(str, range(args.words))), text, text, text))
+    steps = (task.windows[step] for step in range(2 * args.repeats + 20))
+    whole = [one for one in steps if (one["train"]["length"] == window).all()]
+    return task, whole[: args.repeats + 1]
+
+
+class Ours:
+    """The step of this package, as a search runs it where its alphas do not move."""
+
+    def __init__(self, task):
+        import jax
+
+        self.task, self.states = task, task.init()
+        self.wait, self.draw = jax.block_until_ready, jax.jit(self._draw)
+
+    def masks(self):
+        """Returns the masks of dropout that the next step will draw, as arrays."""
+        return {name: np.array(one) for name, one in self.draw(self.states[0]).items()}
+
+    def _draw(self, state):
+        import jax
+
+        from darts_dist.nets import dropout
+        from darts_dist.seedwork import STREAMS
+
+        model, batch = self.task.programs.one.model, self.task.config.data.global_batch
+        step_key = jax.random.fold_in(state.key[0], state.step[0])
+        return dropout.draw_masks(
+            jax.random.fold_in(step_key, STREAMS["train"]),
+            np.arange(batch),
+            model.dropout,
+            words=model.words,
+            width=self.task.config.network.channels,
+            dtype=np.float32,
+        )
+
+    def step(self, window, masks):
+        """Returns (loss, norm of the gradient) of one step, masks drawn on the way."""
+        del masks
+        rate = self.task.rate(0)
+        self.states, seen = self.task.step(self.states, window, rate, architect=False)
+        self.wait(self.states)
+        return float(seen["loss"][0]), float(seen["grad_norm"][0])
+
+
+class Theirs:
+    """The step of the peer, with the masks and windows of ours."""
+
+    def __init__(self, peer, task, states):
+        import jax
+
+        config = task.config
+        params, mixture = jax.tree.map(
+            lambda x: np.array(x[0]),
+            (states[0].params, {k: jax.nn.softmax(a) for k, a in states[0].alphas.items()}),
+        )
+        torch = peer.torch
+        self.tensor, self.rate = torch.from_numpy, task.rate(0)
+        self.hidden = torch.zeros(config.data.global_batch, config.network.channels)
+        self.peer = peer.SearchPeer(
+            params,
+            mixture["recurrent"],
+            config.space.operations,
+            temporal=config.regularisation.temporal,
+            clip_norm=config.weights.clip_norm,
+            weight_decay=config.weights.weight_decay,
+        )
+
+    def step(self, window, masks):
+        """Returns (loss, norm of the gradient) of one step."""
+        words = window["train"]
+        tokens, targets = (
+            self.tensor(words[name][0].T.astype(np.int64)) for name in ("tokens", "targets")
+        )
+        masks = {name: self.tensor(one) for name, one in masks.items()}
+        hidden = self.hidden * 0 if words["starts"][0] else self.hidden
+        loss, norm, self.hidden = self.peer.step(tokens, targets, hidden, masks, self.rate)
+        return loss, norm
+
+
+def timed(step, *args):
+    """Returns what a step gave, and its time on the clock and on all cores."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    gave = step(*args)
+    times = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+    return {"gave": gave, **times}
+
+
+def check(turn, ours, theirs):
+    """Raises AssertionError where loss or norm of the gradient differ by more than rounding."""
+    for what, one, other in zip(("loss", "gradient norm"), ours, theirs, strict=True):
+        if not abs(one - other) <= CLOSE * abs(other):
+            raise AssertionError(f"step {turn}: {what} {one}, and PyTorch's {other}")
+
+
+def product_rate(peer):
+    """Returns the multiplications and additions a second, in 1e9, of one large product: by the
+    faster library of those that take part.
+    """
+    import jax
+
+    square = np.ones((PRODUCT, PRODUCT), np.float32)
+    ways = [lambda x=jax.numpy.asarray(square): jax.block_until_ready(x @ x)]
+    if peer:
+        ways.append(lambda x=peer.torch.from_numpy(square): x @ x)
+    times = []
+    for multiply in ways:
+        multiply()
+        times.append(timed(multiply)["wall_s"])
+    return 2 * PRODUCT**3 / min(times) / 1e9
+
+
+def flops_of(task):
+    """Returns the multiplications and additions of a step's matrix products: of the words and of
+    the cell, forward, and twice as many backward.
+    """
+    network, data = task.config.network, task.config.data
+    width, words = network.channels, len(task.corpus.words)
+    edges = network.nodes * (network.nodes + 1) // 2
+    a_word = 2 * width * words + 2 * (2 * width) ** 2 + edges * 2 * width * 2 * width
+    return 3 * data.global_batch * data.window * a_word
+
+
+def summary(name, rows, flops, rate):
+    """Returns what is told of one side: medians, spread, and its share of the machine's rate."""
+    walls, cpus = ([row[kind] for row in rows] for kind in ("wall_s", "cpu_s"))
+    median = statistics.median(walls)
+    return {
+        "step": name,
+        "wall_s": round(median, 2),
+        "least_s": round(min(walls), 2),
+        "most_s": round(max(walls), 2),
+        "cpu_s": round(statistics.median(cpus), 2),
+        "gflop": round(flops / 1e9),
+        "gflop_per_s": round(flops / median / 1e9, 1),
+        "product_gflop_per_s": round(rate, 1),
+        "percent_of_product": round(100 * flops / median / 1e9 / rate),
+    }
