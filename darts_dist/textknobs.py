@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from darts_dist.knobs import Alphas, Method, Share, Table, about
+from darts_dist.knobs import Alphas, Method, Positive, Share, Table, about
 
 Activation = Literal["none", "tanh", "relu", "sigmoid", "identity"]
 Length = Annotated[int, Meta(ge=1)]
@@ -122,6 +122,13 @@ class TextTrainWeights(Table, frozen=True, kw_only=True):
     average: Annotated[
         Literal["when_halted", "never", "always"], about("the weights that are scored")
     ] = "when_halted"
+    rollbacks: Annotated[
+        int,
+        about("times that a seed which diverges goes back to its best weights; then it ends", ge=0),
+    ] = 0
+    rollback_rate: Annotated[
+        Positive, about("factor of the learning rate from each such time on")
+    ] = 0.5
 
 
 class TextRegularisation(Table, frozen=True, kw_only=True):

@@ -57,14 +57,28 @@ class TextStep(Step):
     def __init__(self, config, mesh, one):
         super().__init__(config, mesh, one)
         self._programs["settle"] = self._program("settle", one.settle, SEED, SEED, donate=(0,))
+        self.goes_back = config.weights.rollbacks > 0
+        if self.goes_back:
+            self._programs["forget"] = self._program(
+                "forget", one.forget, SEED, BATCH, gives=BATCH, donate=(1,)
+            )
+
+    def _move_weights(self, state, here, rate, carried):
+        state, metrics = super()._move_weights(state, here, rate, carried)
+        return self._forget(state, metrics.pop("rolled_back")), metrics
+
+    def _forget(self, state, back):
+        if not self.goes_back:
+            return state
+        return dataclasses.replace(state, hidden=self._programs["forget"](back, state.hidden))
 
     def settle(self, blocks, sums):
         """Returns the blocks after an evaluation with these sums of theirs; they are used up."""
         moved = []
         for state, own in zip(blocks, sums, strict=True):
             hidden = state.hidden
-            state = self._programs["settle"](dataclasses.replace(state, hidden={}), own)
-            moved.append(dataclasses.replace(state, hidden=hidden))
+            state, back = self._programs["settle"](dataclasses.replace(state, hidden={}), own)
+            moved.append(self._forget(dataclasses.replace(state, hidden=hidden), back))
         return tuple(moved)
 
     def _trace_update(self, state, ready):

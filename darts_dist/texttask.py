@@ -225,7 +225,10 @@ class TextTraining(TextTask):
         """Returns the named fields of the state of all seeds; of the course all but weights."""
         short = [
             dataclasses.replace(
-                state, course={name: state.course[name] for name in ("averages", "best_loss")}
+                state,
+                course={
+                    name: state.course[name] for name in ("averages", "best_loss", "rollbacks")
+                },
             )
             for state in states
         ]

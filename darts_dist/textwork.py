@@ -42,7 +42,8 @@ class TextSeed(OneSeed):
 
     `State.course`: averages, whether the weights are averaged; recent: losses of the last
     evaluations, the newest last; before: the least of those before them; best, best_loss: the
-    weights of the best evaluation, and its loss.
+    weights of the best evaluation, and its loss; best_averages: whether they were averaged;
+    rollbacks: how often a divergence was answered by going back to them.
     """
 
     def make_sgd(self, knobs):
@@ -59,12 +60,15 @@ class TextSeed(OneSeed):
             "before": highest,
             "best": jax.tree.map(jnp.copy, state.params),
             "best_loss": highest,
+            "best_averages": jnp.full((), knobs.average == "always"),
+            "rollbacks": jnp.zeros((), jnp.int32),
         }
         averaging = optim.begin_averaging(state.params)
         return dataclasses.replace(state, averaging=averaging, course=course)
 
     def descend(self, rate, grads, state):
         """Returns (parameters, optimiser's state, averaging) after one step of the weights."""
+        rate *= self.config.weights.rollback_rate ** state.course["rollbacks"].astype(rate.dtype)
         return optim.descend_averaged(
             self.sgd,
             rate,
@@ -79,21 +83,61 @@ class TextSeed(OneSeed):
         """Returns (params, stats) that evaluations are of: the average where there is one."""
         return state.averaging.average, state.stats
 
-    def settle(self, state, sums):
-        """Returns the State after an evaluation: best weights kept, averaging begun if it is due.
+    def weight_step(self, state, stats, grads, metrics, rate):
+        """Returns (state, metrics) after SGD; a seed that becomes non-finite goes back if it may.
 
-        The rule is that of `optim.averaging_is_due`.
+        metrics gets "rolled_back": bool.
+        """
+        moved, told = super().weight_step(state, stats, grads, metrics, rate)
+        moved, back = self._roll_back(moved, state.alive & ~moved.alive)
+        return moved, {**told, "alive": moved.alive, "rolled_back": back}
+
+    def _roll_back(self, state, lost):
+        """Returns (State, bool whether it went back): alive again where `lost` and not too often.
+
+        It has the best weights so far (the first ones before any evaluation), and averages if they
+        were averaged, anew. Rule: the code of arXiv 1806.09055, which keeps the rate, goes back in
+        the text too, and does so without end.
+        """
+        course = state.course
+        back = lost & (course["rollbacks"] < self.config.weights.rollbacks)
+        averaging = optim.begin_averaging(course["best"])
+        params, averaging, averages = where(
+            back,
+            (course["best"], averaging, course["best_averages"]),
+            (state.params, state.averaging, course["averages"]),
+        )
+        course = course | {"averages": averages, "rollbacks": course["rollbacks"] + back}
+        alive = state.alive | back
+        state = dataclasses.replace(
+            state, alive=alive, params=params, averaging=averaging, course=course
+        )
+        return state, back
+
+    def forget(self, back, hidden):
+        """Returns what is carried to the next window, f[N, H] by stream: zeros after a rollback."""
+        return jax.tree.map(lambda h: jnp.where(back, jnp.zeros_like(h), h), hidden)
+
+    def settle(self, state, sums):
+        """Returns (State, bool whether it went back to its best weights) after an evaluation: best
+        weights kept, averaging begun if it is due.
+
+        The rule is that of `optim.averaging_is_due`. A loss that is not finite is a divergence.
         """
         course, knobs = state.course, self.config.weights
         loss = sums["loss"] / jnp.maximum(sums["count"], 1)
-        better = state.alive & (loss < course["best_loss"])
+        finite = state.alive & jnp.isfinite(loss)
+        better = finite & (loss < course["best_loss"])
         halted = (loss > course["before"]) & (knobs.average == "when_halted")
         recent = course["recent"]
-        course = {
+        settled = course | {
             "averages": course["averages"] | halted,
             "recent": jnp.append(recent[1:], loss),
             "before": jnp.minimum(course["before"], recent[0]),
             "best": where(better, state.averaging.average, course["best"]),
             "best_loss": jnp.where(better, loss, course["best_loss"]),
+            "best_averages": jnp.where(better, course["averages"], course["best_averages"]),
         }
-        return dataclasses.replace(state, course=where(state.alive, course, state.course))
+        lost = state.alive & ~finite
+        state = dataclasses.replace(state, alive=finite, course=where(finite, settled, course))
+        return self._roll_back(state, lost)

@@ -121,7 +121,9 @@ class TrainJournal:
             text = f"epoch {epoch} seed {seed}: {self.telling.text(line)}"
             if "course" in seen:
                 line["averages"] = averages = bool(seen["course"]["averages"][at])
+                line["rollbacks"] = back = int(seen["course"]["rollbacks"][at])
                 text += ", averaging" if averages else ""
+                text += f", went back to its best weights {back} times so far" if back else ""
             lines.append(line)
             tags = {"progress/epoch": epoch, **self.telling.epoch(line)}
             self.events.write(done, seed, tags)

@@ -323,9 +323,12 @@ def main(arguments):
     for option, (knob, meaning) in SIZES.items():
         group.add_argument(f"--{option}", type=int, metavar="N", help=f"{meaning} ({knob})")
     group = parser.add_argument_group(
-        "rnn", "--channels and --batch too; the paper's sizes by default; masks of dropout are drawn"
+        "rnn",
+        "--channels and --batch too; the paper's sizes by default; masks of dropout are drawn",
     )
-    group.add_argument("--peer", choices=("torch",), help="the same step in eager PyTorch beside it")
+    group.add_argument(
+        "--peer", choices=("torch",), help="the same step in eager PyTorch beside it"
+    )
     for option, size, meaning in (
         ("window", 35, "words of a column"),
         ("words", 10_000, "of the vocabulary"),

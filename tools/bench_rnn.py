@@ -1,12 +1,13 @@
 """The weight step of a search of recurrent cells, beside the same step in eager PyTorch.
 
-Both begin with the same weights, see the same windows and masks of dropout, and must come to the
-same losses and norms of the gradient, step for step. They take turns, and a large product measures
-in between what rate of multiplication the machine has at that time.
+They take turns. In each, both begin with the same weights, see the same window and masks of dropout,
+and must come to the same loss and the same norm of the gradient. A large product measures in between
+at what rate the machine multiplies at that time.
 """
 
 import importlib
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -25,29 +26,31 @@ def bench_rnn(args):
     cluster.start(platform="cpu", cpu_devices=1)
     task, windows = make_task(args)
     ours = Ours(task)
-    theirs = Theirs(peer, task, ours.states) if peer else None
+    theirs = Theirs(peer, task) if peer else None
     rows, rates = [], []
     for turn in range(args.repeats + 1):  # the first, which compiles, does not count
-        masks = ours.masks() if theirs else {}
         row = {}
-        for name, one in (("ours", ours), ("torch", theirs)):
-            if one is not None:
-                row[name] = timed(one.step, windows[turn], masks)
+        if theirs:
+            theirs.take(ours.states[0])
+            masks = ours.masks()
+            row["torch"] = timed(theirs.step, windows[turn], masks)
+        row["ours"] = timed(ours.step, windows[turn])
         if theirs:
             check(turn, row["ours"]["gave"], row["torch"]["gave"])
         rows.append(row)
         rates.append(product_rate(peer))
+        print(f"turn {turn}:", row, f"{rates[-1]:.1f} GFLOP/s in a product", file=sys.stderr)
     flops, rate = flops_of(task), max(rates[1:])
-    told = [summary(name, [row[name] for row in rows[1:]], flops, rate) for name in rows[0]]
-    found = {"rnn": told}
+    told = {name: summary(name, [row[name] for row in rows[1:]], flops, rate) for name in rows[0]}
+    found = {"rnn": list(told.values())}
     if theirs:
         ratios = [row["torch"]["wall_s"] / row["ours"]["wall_s"] for row in rows[1:]]
         found["ratio"] = [
             {
-                "torch_over_ours": round(told[1]["wall_s"] / told[0]["wall_s"], 2),
+                "torch_over_ours": round(told["torch"]["wall_s"] / told["ours"]["wall_s"], 2),
                 "least": round(min(ratios), 2),
                 "most": round(max(ratios), 2),
-                "of_cpu_time": round(told[1]["cpu_s"] / told[0]["cpu_s"], 2),
+                "of_cpu_time": round(told["torch"]["cpu_s"] / told["ours"]["cpu_s"], 2),
                 "last_loss": round(rows[-1]["ours"]["gave"][0], 5),
                 "last_loss_torch": round(rows[-1]["torch"]["gave"][0], 5),
             }
@@ -123,9 +126,8 @@ class Ours:
             dtype=np.float32,
         )
 
-    def step(self, window, masks):
+    def step(self, window):
         """Returns (loss, norm of the gradient) of one step, masks drawn on the way."""
-        del masks
         rate = self.task.rate(0)
         self.states, seen = self.task.step(self.states, window, rate, architect=False)
         self.wait(self.states)
@@ -133,26 +135,26 @@ class Ours:
 
 
 class Theirs:
-    """The step of the peer, with the masks and windows of ours."""
+    """The step of the peer, from the weights and with the masks and windows of ours."""
 
-    def __init__(self, peer, task, states):
+    def __init__(self, peer, task):
+        self.peer, self.task, self.config = peer, task, task.config
+        self.tensor = peer.torch.from_numpy
+
+    def take(self, state):
+        """Begins anew with the weights, alphas and hidden state of a State of ours."""
         import jax
 
-        config = task.config
-        params, mixture = jax.tree.map(
-            lambda x: np.array(x[0]),
-            (states[0].params, {k: jax.nn.softmax(a) for k, a in states[0].alphas.items()}),
-        )
-        torch = peer.torch
-        self.tensor, self.rate = torch.from_numpy, task.rate(0)
-        self.hidden = torch.zeros(config.data.global_batch, config.network.channels)
-        self.peer = peer.SearchPeer(
+        params, hidden = jax.tree.map(lambda x: np.array(x[0]), (state.params, state.hidden))
+        mixture = np.array(jax.nn.softmax(state.alphas["recurrent"][0]))
+        self.hidden = self.tensor(hidden["train"])
+        self.model = self.peer.SearchPeer(
             params,
-            mixture["recurrent"],
-            config.space.operations,
-            temporal=config.regularisation.temporal,
-            clip_norm=config.weights.clip_norm,
-            weight_decay=config.weights.weight_decay,
+            mixture,
+            self.config.space.operations,
+            temporal=self.config.regularisation.temporal,
+            clip_norm=self.config.weights.clip_norm,
+            weight_decay=self.config.weights.weight_decay,
         )
 
     def step(self, window, masks):
@@ -163,8 +165,7 @@ class Theirs:
         )
         masks = {name: self.tensor(one) for name, one in masks.items()}
         hidden = self.hidden * 0 if words["starts"][0] else self.hidden
-        loss, norm, self.hidden = self.peer.step(tokens, targets, hidden, masks, self.rate)
-        return loss, norm
+        return self.model.step(tokens, targets, hidden, masks, self.task.rate(0))
 
 
 def timed(step, *args):

@@ -40,8 +40,8 @@ class SearchPeer:
         self.sgd = torch.optim.SGD(self.weights, lr=0.0, weight_decay=weight_decay)
 
     def step(self, tokens, targets, hidden, masks, rate):
-        """Returns (mean loss of a word without the penalty, norm of the gradient, hidden f[N, H])
-        after one step of SGD; tokens, targets: int64[T, N].
+        """Returns (mean loss of a word without the penalty, norm of the gradient) after one step of
+        SGD; tokens, targets: int64[T, N].
         """
         for group in self.sgd.param_groups:
             group["lr"] = rate
@@ -65,7 +65,7 @@ class SearchPeer:
         (loss + self.temporal * penalty).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         self.sgd.step()
-        return float(loss.detach()), float(norm), hidden.detach()
+        return float(loss.detach()), float(norm)
 
     def cell(self, x, hidden, mask):
         """Returns the hidden state f[N, H] after one word."""
