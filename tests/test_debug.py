@@ -3,6 +3,7 @@
 """
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -122,9 +123,21 @@ TINY = (
 )
 
 
-def search(*words, **environment):
-    """Runs `darts-dist search` by itself; returns what became of it."""
-    command = [sys.executable, "-m", "darts_dist", "search", *words]
+TINY_TEXT = (
+    "network.channels=4",
+    "data.global_batch=8",
+    "data.window=5",
+    "evaluation.rows=6",
+)
+TEXTS = {
+    "search": ("search_text_sample.toml", *TINY_TEXT, "network.nodes=1"),
+    "train": ("train_text_sample.toml", *TINY_TEXT, "evaluation.test_batch=50", "data.sizes=[]"),
+}
+
+
+def search(*words, verb="search", **environment):
+    """Runs `darts-dist search` by itself, or another verb; returns what became of it."""
+    command = [sys.executable, "-m", "darts_dist", verb, *words]
     settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300)
 
@@ -142,6 +155,23 @@ def test_debug_shows_the_network_and_stops_at_a_nan(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("darts-dist: error: seed 0, step 2: invalid value (nan) encountered in ")
     assert ", darts_dist/nets/" in last and "last good: no checkpoint yet" in last
+
+
+@pytest.mark.medium
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("verb", TEXTS)
+def test_debug_of_a_text_shows_the_network_and_stops_at_a_nan(verb, tmp_path):
+    config, *words = TEXTS[verb]
+    words = [str(ROOT / "configs" / config), *words, "--debug"]
+    for name, more, code in (("well", (), 0), ("ill", ("weights.learning_rate=1e38",), 3)):
+        done = search(*words, *more, "--workdir", str(tmp_path / name), verb=verb)
+        assert done.returncode == code, done.stderr
+        assert re.search(r"matrix of words, in and out +\d", (tmp_path / name / "log.txt").read_text())
+    result = json.loads((tmp_path / "well" / "result.json").read_text())
+    assert result["devices"]["count"] == len(result["seeds"]) == 1
+    last = done.stderr.splitlines()[-1]
+    assert "Traceback" in done.stderr and "invalid value (nan) encountered in " in last
+    assert last.startswith("darts-dist: error: seed 0, step ") and ", darts_dist/" in last
 
 
 PROGRAM = """

@@ -31,6 +31,12 @@ def test_a_line_ends_where_the_original_ends_it(tmp_path):
     assert words == ["a", "b", "c", "d", "<eos>", "e", "<eos>", "f", "<eos>"]
 
 
+def test_a_line_of_a_million_words_is_read_as_any_other(tmp_path):
+    corpus = text.read(write(tmp_path, train="a b " * 500_000))
+    assert corpus.words[:3] == ("a", "b", "<eos>")
+    assert np.bincount(corpus.train).tolist() == [500_000, 500_000, 1]
+
+
 def test_new_words_are_taken_for_unknown_when_asked(tmp_path):
     corpus = text.read(write(tmp_path), new_words="unknown")
     assert corpus.words == ("a", "b", "<eos>", "c", "<unk>")
