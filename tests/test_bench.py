@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -96,6 +98,38 @@ def test_the_kernels_bench_weighs_a_steps_programs_by_their_calls(config):
     assert calls == dict.fromkeys(every, blocks) | {"init": 0, "evaluate": 0}
     (whole,) = found["step"]
     assert whole["kernels_of_a_step"] == blocks * sum(rows[name]["kernels"] for name in every)
+
+
+RNN = (
+    *("rnn", "--channels", "4", "--batch", "6", "--window", "5"),
+    *("--words", "20", "--nodes", "2", "--repeats", "2"),
+)
+
+
+@pytest.mark.medium
+def test_the_rnn_bench_times_a_step_and_a_product():
+    (row,) = json.loads(bench(*RNN, "--json"))["rnn"]
+    # Of a word 4 x 20 multiply-adds to read it out, 8 x 8 of the first state, 3 of 4 x 8 of nodes.
+    assert row["flops"] == 3 * 6 * 5 * 2 * (4 * 20 + 8 * 8 + 3 * 4 * 8)
+    assert 0 < row["least_s"] <= row["wall_s"] <= row["most_s"] and row["product_gflop_per_s"] > 0
+
+
+@pytest.mark.medium
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_the_rnn_bench_comes_to_the_same_loss_as_pytorch():
+    found = json.loads(bench(*RNN, "--peer", "torch", "--json"))
+    assert [row["step"] for row in found["rnn"]] == ["torch", "ours"]
+    (ratio,) = found["ratio"]
+    assert ratio["last_loss"] == pytest.approx(ratio["last_loss_torch"], abs=2e-5)
+
+
+def test_without_pytorch_the_rnn_bench_says_how_to_get_it(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('none', name='torch')")
+    command = [sys.executable, str(BENCH), *RNN, "--peer", "torch"]
+    settings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(command, capture_output=True, text=True, env=settings)
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1 and "pip install torch" in run.stderr
 
 
 def test_a_mistake_is_told_in_one_line():

@@ -166,7 +166,9 @@ def test_debug_of_a_text_shows_the_network_and_stops_at_a_nan(verb, tmp_path):
     for name, more, code in (("well", (), 0), ("ill", ("weights.learning_rate=1e38",), 3)):
         done = search(*words, *more, "--workdir", str(tmp_path / name), verb=verb)
         assert done.returncode == code, done.stderr
-        assert re.search(r"matrix of words, in and out +\d", (tmp_path / name / "log.txt").read_text())
+        assert re.search(
+            r"matrix of words, in and out +\d", (tmp_path / name / "log.txt").read_text()
+        )
     result = json.loads((tmp_path / "well" / "result.json").read_text())
     assert result["devices"]["count"] == len(result["seeds"]) == 1
     last = done.stderr.splitlines()[-1]
