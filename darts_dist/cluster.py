@@ -69,7 +69,7 @@ def start(
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", matmul)
-    xla_flags.use_cpu(eager=eager)
+    xla_flags.use_cpu(platform=platform, eager=eager)
     if deterministic:
         xla_flags.use_deterministic()
     if not alone and not jax.distributed.is_initialized():

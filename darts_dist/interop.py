@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from darts_dist.errors import CheckpointError
-from darts_dist.nets.edges import POOLS, edge_order, is_separable, kernel_size, norm_rows
+from darts_dist.nets.rows import (
+    POOLS,
+    depthwise_place,
+    edge_order,
+    is_separable,
+    kernel_size,
+    norm_rows,
+)
 from darts_dist.nets.supernet import STEM_MULTIPLIER, is_reduction
 
 Tree = dict[Any, Any]
@@ -234,15 +241,16 @@ def edge_entries(
         label = prefix + part.name
         if operation == "skip_connect":
             inner, rows = (*path, "skip"), (row,)
-        elif part.role == "norm":
+        elif part.role == "depthwise":
+            k, place = depthwise_place(operations, operation, part.half)
+            inner, rows = (*path, f"depthwise_{k}"), (row, place)
+        else:  # of a norm or of a pointwise convolution
             inner, rows = path, (row, norm_rows(operations).index((operation, part.half)))
-        else:
-            inner, rows = (*path, "convs", operation), (row,)
         if part.role == "norm":
             yield from norm_entries(label, inner, channels, rows=rows)
         else:
-            leaf = part.role if operation == "skip_connect" else f"{part.role}_{part.half}"
-            yield Entry(f"{label}.weight", part.shape, part.kind, (*inner, leaf), rows)
+            leaf = () if part.role == "depthwise" else (part.role,)
+            yield Entry(f"{label}.weight", part.shape, part.kind, (*inner, *leaf), rows)
 
 
 def operation_entries(

@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "cuda": {},
 }
 COUNT = "--xla_force_host_platform_device_count"
+NOT_CPU = {"xla_disable_hlo_passes": "none"}  # or cluster.start would take one out for the CPU
 GPU = {
     "xla_gpu_autotune_level": "0",  # it would time kernels on the GPU
     # XLA of jaxlib 0.10.2 aborts in it on products of a search (triton_tiling_propagation.cc).
@@ -66,8 +67,9 @@ def set_environment(topology: Topology) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if platform == "cpu":
         flags = re.sub(rf"{COUNT}=\d+", "", flags)
-    if platform == "cuda":
-        missing = [f"--{name}={value}" for name, value in GPU.items() if name not in flags]
+    else:
+        wanted = NOT_CPU | (GPU if platform == "cuda" else {})
+        missing = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
         flags = " ".join([flags, *missing])
     os.environ["XLA_FLAGS"] = flags.strip()
 

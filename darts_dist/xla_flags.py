@@ -20,6 +20,11 @@ CPU = {
     # A third less compile time, and steps as fast as before.
     "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
 }
+CPU_ALONE = {
+    # The pass takes optimisation barriers out before kernels are fused, where they would mean
+    # nothing; compilers for other platforms cannot do without it.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
 CPU_EAGER = {
     # A program of one operation has nothing to fuse, and compiles in two thirds of the time.
     "xla_cpu_use_fusion_emitters": "false",
@@ -31,13 +36,14 @@ DETERMINISTIC = {
 }
 
 
-def use_cpu(*, eager: bool = False) -> None:
+def use_cpu(*, platform: str = "", eager: bool = False) -> None:
     """Adds the flags that make XLA for CPU compile faster and run faster.
 
-    eager: for many small programs.  Raises ConfigError for a flag of the user that XLA does not
+    platform: that jax is told to use, unless JAX_PLATFORMS says.  eager: for many small programs.
+    Raises ConfigError for a flag of the user that XLA does not
     know.
     """
-    flags = CPU | (CPU_EAGER if eager else {})
+    flags = CPU | (CPU_EAGER if eager else {}) | (CPU_ALONE if _cpu_alone(platform) else {})
     given = [flag.partition("=")[0][2:] for flag in _flags() if flag.startswith("--")]
     unknown = _unknown([*given, *flags])
     for name in given:
@@ -58,6 +64,14 @@ def use_deterministic() -> None:
                 f"precision.deterministic = true needs --{name}={value}, and XLA_FLAGS has it "
                 "otherwise; take it out there"
             )
+
+
+def _cpu_alone(platform: str) -> bool:
+    """Whether jax will start no other platform than the CPU."""
+    asked = os.environ.get("JAX_PLATFORMS") or platform
+    if asked:
+        return asked == "cpu"
+    return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
 def _flags() -> list[str]:

@@ -90,10 +90,10 @@ def test_an_edge_by_node_lies_in_its_row_by_source():
     params, stats = interop.search_from_torch(
         state, nodes=2, operations=("dil_conv_3x3",), layers=3
     )
-    kernels = params["cells"][0]["edges"]["convs"]["dil_conv_3x3"]["depthwise_0"]
+    kernels = params["cells"][0]["edges"]["depthwise_3"]
     for edge, row in enumerate((0, 2, 1, 3, 4)):
         weight = state[f"cells.0._ops.{edge}._ops.0.op.1.weight"]
-        np.testing.assert_array_equal(kernels[row], weight[:, 0].transpose(1, 2, 0))
+        np.testing.assert_array_equal(kernels[row, 0], weight[:, 0].transpose(1, 2, 0))
         mean = state[f"cells.0._ops.{edge}._ops.0.op.3.running_mean"]
         found = stats["cells"][0]["edges"]["statistics"]["mean"][row, 0]
         np.testing.assert_array_equal(found, mean)

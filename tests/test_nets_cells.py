@@ -10,11 +10,11 @@ from jax import lax
 
 from darts_dist import interop
 from darts_dist.nets.cells import SearchCell
-from darts_dist.nets.edges import edge_order, levels
 from darts_dist.nets.init import Keys
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.ops import ReluConvBN
 from darts_dist.nets.pure import pure
+from darts_dist.nets.rows import arranged, edge_order, levels
 
 EVERY = (
     "none",
@@ -220,7 +220,7 @@ def test_the_cell_is_the_sum_over_its_edges(float64, nodes, operations, reductio
 
         def run(params, p, inputs, apply=apply, stats=stats, layout=layout, back=back):
             maps = [layout.from_images(jnp.transpose(x, (0, 2, 3, 1))) for x in inputs]
-            out, moved = apply(params, stats, maps, p, train=True)
+            out, moved = apply(params, stats, maps, arranged(p, operations), train=True)
             return jnp.transpose(out, back), moved
 
         (found, grads), second = derivatives(run, params, tangents, inputs, jit=True)

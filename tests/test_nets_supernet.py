@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from darts_dist.config import Config
-from darts_dist.nets.edges import edge_order
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.pure import pure
+from darts_dist.nets.rows import edge_order
 from darts_dist.nets.supernet import Supernet, is_reduction
 
 OPERATIONS = tuple(Config().space.operations)

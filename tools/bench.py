@@ -241,6 +241,7 @@ def lower_cell(config, reduction):
     from darts_dist.nets.init import Keys
     from darts_dist.nets.layout import LAYOUTS, default_layout
     from darts_dist.nets.pure import pure
+    from darts_dist.nets.rows import arranged
     from darts_dist.spaces import cnn
 
     network, layout = config.network, LAYOUTS[default_layout()]
@@ -273,7 +274,8 @@ def lower_cell(config, reduction):
 
     images = (config.data.global_batch, network.image_px, network.image_px, width)
     state = jax.eval_shape(layout.from_images, jax.ShapeDtypeStruct(images, compute))
-    weights = jax.ShapeDtypeStruct(cnn.alpha_shape(config), real)
+    alphas = jax.ShapeDtypeStruct(cnn.alpha_shape(config), real)
+    weights = jax.eval_shape(lambda p: arranged(p, config.space.operations), alphas)
     point = (*jax.eval_shape(init, jax.random.key(0)), (state, state), weights)
     out, _ = jax.eval_shape(forward, *point)
     return jax.jit(both_ways).lower(*point, out)

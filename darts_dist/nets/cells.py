@@ -1,15 +1,13 @@
 """The search cell: two states preprocessed to one width, then all mixed edges (`edges`)."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from darts_dist.nets.edges import MixedEdges, edge_order
-from darts_dist.nets.layout import widen
+from darts_dist.nets.edges import MixedEdges
 from darts_dist.nets.norm import (
-    EPSILON,
     RunningStatistics,
     examples_seen,
+    inverse_deviation,
     mean_and_variance,
     unbiased,
 )
@@ -55,18 +53,16 @@ class SearchCell(nnx.Module):
         self.edges = MixedEdges(channels, nodes, operations, reduction=reduction, **rest)
 
     def __call__(self, states, p, *, train):
-        """states: two maps.  p: f[E, K] mixture weights, rows node-major as the paper's."""
+        """states: two maps.  p: f[E, K] mixture weights (`rows.arranged`)."""
         layout = self.layout
         raw = layout.stack([op.raw(s) for op, s in zip(self.before, states, strict=True)])
         if train:
-            moments = mean_and_variance([v[:, 0] for v in layout.moments([raw])], self.axis_name)
-            mean, variance = moments
+            moments = layout.moments([raw])[:, :, 0]
+            mean, variance = mean_and_variance(moments, self.axis_name)
             count = examples_seen(raw.size // (2 * raw.shape[layout.channel]), self.axis_name)
             self.statistics.update(mean, unbiased(variance, count))
         else:
             mean, variance = self.statistics.read()
-        factor = jax.lax.rsqrt(variance + EPSILON)
-        inputs = ((widen(raw) - layout.spread(mean)) * layout.spread(factor)).astype(raw.dtype)
-        order = edge_order(len(self.edges.levels))
-        nodes = self.edges(inputs, p[order], train=train)
+        inputs = layout.normalise(raw, mean, inverse_deviation(variance)).astype(raw.dtype)
+        nodes = self.edges(inputs, p, train=train)
         return jnp.concatenate(nodes, layout.channel)

@@ -15,8 +15,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from darts_dist.genotype import CnnGenotype
-from darts_dist.nets.edges import is_separable, kernel_size
 from darts_dist.nets.network import cell_specs
+from darts_dist.nets.rows import is_separable, kernel_size
 from darts_dist.nets.supernet import STEM_MULTIPLIER, is_reduction
 
 Map = tuple[int, int, int]

@@ -67,25 +67,46 @@ def _pad(x, low, high, interior):
     return lax.pad(x, zero, config)
 
 
-def _taps(padded, w, stride, dilation, height, width):
-    """Sum over taps of shifted `padded` f[..., C, Hp, Wp, N] times w f[..., k, k, C]:
-    [..., C, height, width, N].
+def _taps(padded, w, stride, dilation, height, width, start=0, mirrored=False):
+    """Sum over taps of shifted `padded`, f[G, M, C, Hp, Wp, N] or without M, times
+    w f[G, M, k, k, C]: f[G, M, C, height, width, N].
+
+    start: of the first tap.  mirrored: with w's taps in the opposite order.
     """
     k = w.shape[-2]
-    total = None
-    for i in range(k):
-        for j in range(k):
-            rows = slice(i * dilation, i * dilation + (height - 1) * stride + 1, stride)
-            columns = slice(j * dilation, j * dilation + (width - 1) * stride + 1, stride)
-            term = padded[..., rows, columns, :] * w[..., i, j, :, None, None, None]
-            total = term if total is None else total + term
-    return total
+    terms = []
+    for i, j in np.ndindex(k, k):
+        top, left = start + i * dilation, start + j * dilation
+        rows = slice(top, top + (height - 1) * stride + 1, stride)
+        columns = slice(left, left + (width - 1) * stride + 1, stride)
+        shifted = padded[..., rows, columns, :]
+        if shifted.ndim < 6:  # one map for all filters; as a reshape XLA would move it to the pad
+            whole = (*w.shape[:2], *shifted.shape[1:])
+            shifted = lax.broadcast_in_dim(shifted, whole, (0, *range(2, 6)))
+        tap = w[:, :, k - 1 - i, k - 1 - j] if mirrored else w[:, :, i, j]
+        terms.append(shifted * tap[..., None, None, None])
+    return functools.reduce(jnp.add, terms)
+
+
+def _pad_picture(x, k, stride, dilation, shared):
+    """x padded by `_margin` on each side; the output and the filter's cotangent read the same."""
+    margin = (_margin(k, dilation, shared),) * 2
+    return _pad(x, margin, margin, 0)
+
+
+def _margin(k, dilation, shared):
+    """Pixels of padding: what a dilation of 2 takes where several filters read a map, so that
+    convolutions of both dilations share one padded copy of it.
+    """
+    return (max(dilation, 2) if shared else dilation) * (k // 2)
 
 
 def _output_impl(x, w, *, k, stride, dilation, height, width):
-    pad = dilation * (k // 2)
-    padded = _pad(x, (pad, pad), (pad, pad), 0)
-    return _taps(padded[:, None], w, stride, dilation, -(-height // stride), -(-width // stride))
+    shared = w.shape[1] > 1
+    padded = _pad_picture(x, k, stride, dilation, shared)
+    start = _margin(k, dilation, shared) - dilation * (k // 2)
+    sides = -(-height // stride), -(-width // stride)
+    return _taps(padded, w, stride, dilation, *sides, start=start)
 
 
 def _picture_impl(g, w, *, k, stride, dilation, height, width):
@@ -96,23 +117,12 @@ def _picture_impl(g, w, *, k, stride, dilation, height, width):
         for size, out in zip((height, width), g.shape[-3:-1], strict=True)
     ]
     padded = _pad(g, (pad, pad), high, stride - 1)
-    w = w[:, :, ::-1, ::-1]
-    if w.shape[1] == 1:
-        # Group by group: as one kernel XLA would repeat all taps in each of its consumers.
-        return lax.map(
-            lambda own: _taps(own[0], own[1], 1, dilation, height, width), (padded[:, 0], w[:, 0])
-        )
-
-    # One fused body, looped over the filters: as an unrolled sum XLA splits the taps into k * k
-    # kernels.
-    def body(m, total):
-        at = functools.partial(lax.dynamic_index_in_dim, index=m, axis=1, keepdims=False)
-        return total + _taps(at(padded), at(w), 1, dilation, height, width)
-
-    start = jnp.zeros_like(
-        padded, shape=(*padded.shape[:1], padded.shape[2], height, width, padded.shape[-1])
+    shares = _taps(padded, w, 1, dilation, height, width, mirrored=True)
+    # Added filter by filter the sum is part of that kernel; `sum` would be one without vectors.
+    # As a kernel of its own: XLA would repeat all taps in each that takes the result.
+    return lax.optimization_barrier(
+        functools.reduce(jnp.add, [shares[:, m] for m in range(w.shape[1])])
     )
-    return lax.fori_loop(0, w.shape[1], body, start)
 
 
 def _filter_impl(x, g, *, k, stride, dilation, height, width):
@@ -120,15 +130,21 @@ def _filter_impl(x, g, *, k, stride, dilation, height, width):
     all pairs of rows for each column of taps, as one matrix product.
     """
     G, M, C, Ho, Wo, N = g.shape
-    pad = dilation * (k // 2)
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 3 + [(pad, pad, 0), (0, 0, 0)])
-    span = (Wo - 1) * stride + 1
-    columns = [padded[..., j * dilation : j * dilation + span : stride, :] for j in range(k)]
+    shared = M > 1
+    margin = _margin(k, dilation, shared)
+    padded = _pad_picture(x, k, stride, dilation, shared)[..., margin : margin + height, :, :]
+    start, span = margin - dilation * (k // 2), (Wo - 1) * stride + 1
+    lefts = [start + j * dilation for j in range(k)]
+    columns = [padded[..., left : left + span : stride, :] for left in lefts]
     right = jnp.concatenate(columns, 2).reshape(G, C, k * height, Wo * N)
     left = jnp.swapaxes(g, 1, 2).reshape(G, C, M * Ho, Wo * N)
     products = lax.dot_general(left, right, (((3,), (3,)), ((0, 1), (0, 1))))
     hits = jnp.asarray(_hits(k, height, stride, dilation), x.dtype)  # [k, Ho, H]
-    return jnp.einsum("gcmajh,iah->gmijc", products.reshape(G, C, M, Ho, k, height), hits)
+    # A sum over masked products is one kernel, where a product with `hits` takes three.
+    products = products.reshape(G, C, M, 1, Ho, k, height)
+    hits = hits[None, None, None, :, :, None]
+    sums = (products * hits).sum((4, 6))  # G, C, M, k, k
+    return jnp.moveaxis(sums, 1, -1)
 
 
 def _primitive(name, impl, shape, second_is_filter=True):

@@ -13,7 +13,8 @@ from darts_dist.errors import ConfigError
 from darts_dist.nets import init as initial
 from darts_dist.nets.fixed_cell import CellSpec, FixedCell
 from darts_dist.nets.init import Keys
-from darts_dist.nets.layout import LAYOUTS, default_layout, pixels, widen
+from darts_dist.nets.layout import LAYOUTS, default_layout, pixels
+from darts_dist.nets.maps import widen
 from darts_dist.nets.norm import BatchNorm
 from darts_dist.nets.pure import remat
 from darts_dist.nets.supernet import STEM_MULTIPLIER, STEMS, is_reduction

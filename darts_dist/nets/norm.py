@@ -10,31 +10,44 @@ batch).
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
-from darts_dist.nets.layout import widen
+from darts_dist.nets.maps import widen
 
 EPSILON = 1e-5
 MOMENTUM = 0.1
 
 
 def mean_and_variance(moments, axis_name=None):
-    """Returns mean and biased variance from means of values and of squares, averaged over
-    `axis_name` when given.
+    """Returns mean and biased variance from f[2, ...], the means of values and of squares,
+    averaged over `axis_name` when given.
     """
     if axis_name is not None:
-        moments = jax.lax.pmean(moments, axis_name)
-    mean, square = moments
+        moments = lax.pmean(moments, axis_name)
+    mean, square = (v[0] for v in lax.split(moments, (1, 1)))
     variance = square - jnp.square(mean)
     # Rounding can leave a tiny negative; `where` keeps the gradient of an exact zero, `maximum`
     # would halve it.
     return mean, jnp.where(variance < 0, jnp.zeros((), variance.dtype), variance)
 
 
+@jax.custom_jvp
+def inverse_deviation(variance):
+    """Returns 1 / sqrt(variance + EPSILON); its derivative is made of its value alone."""
+    return lax.rsqrt(variance + EPSILON)
+
+
+@inverse_deviation.defjvp
+def _inverse_deviation_jvp(primals, tangents):
+    value = inverse_deviation(*primals)
+    return value, -0.5 * value * value * value * tangents[0]
+
+
 def examples_seen(count, axis_name=None):
     """Returns over how many values a moment was taken:
     `count` here, times the size of `axis_name` when given.
     """
-    return count * jax.lax.axis_size(axis_name) if axis_name is not None else count
+    return count * lax.axis_size(axis_name) if axis_name is not None else count
 
 
 def unbiased(variance, count):
@@ -102,11 +115,10 @@ class BatchNorm(nnx.Module):
             self.statistics.update(mean, unbiased(variance, examples_seen(count, self.axis_name)))
         else:
             mean, variance = self.statistics.read()
-        factor = jax.lax.rsqrt(variance + EPSILON)
+        factor = inverse_deviation(variance)
         if self.affine:
             factor = factor * self.scale.get_value()
-        # The mean first: near a following ReLU's kink that difference is exact, in float32 too.
-        y = (widen(x) - layout.spread(mean)) * layout.spread(factor)
+        y = layout.normalise(x, mean, factor)
         if self.affine:
             y = y + layout.spread(self.shift.get_value())
         return y.astype(x.dtype)
@@ -115,13 +127,13 @@ class BatchNorm(nnx.Module):
         layout = self.layout
 
         def moments(x):
-            return tuple(m[0, 0] for m in layout.moments([layout.stack([x])]))
+            return layout.moments([layout.stack([x])])[:, 0, 0]
 
         if not self.two_pass:
             return mean_and_variance(moments(x), self.axis_name)
         # Any constant near the mean will do: the derivative is the same for all of them.
-        near = jax.lax.stop_gradient(moments(x)[0])
+        near = lax.stop_gradient(moments(x)[0])
         if self.axis_name is not None:
-            near = jax.lax.pmean(near, self.axis_name)
+            near = lax.pmean(near, self.axis_name)
         rest, variance = mean_and_variance(moments(widen(x) - layout.spread(near)), self.axis_name)
         return near + rest, variance

@@ -123,7 +123,9 @@ class _Separable(nnx.Module):
     def __call__(self, x, *, train):
         layout = self.layout
         dw, pw = (w.get_value()[None, None, None] for w in (self.depthwise, self.pointwise))
-        z = layout.separable(layout.stack([jax.nn.relu(x)]), dw, pw, self.stride, self.dilation)
+        filters = layout.fold(dw, pw, x.dtype)
+        active = layout.stack([jax.nn.relu(x)])
+        z = layout.separable(active, filters, self.stride, self.dilation)
         return self.norm(z.reshape(_without_groups(z.shape, layout)), train=train)
 
 

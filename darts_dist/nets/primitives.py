@@ -93,3 +93,80 @@ def _make_linear(made, back):
     ad.primitive_jvps[made] = jvp
     ad.primitive_transposes[made] = transpose
     batching.primitive_batchers[made] = batch
+
+
+def _sum_axes_impl(x, *, axes, sizes):
+    for axis in sorted(axes):  # counted from the end: what comes before stays in its place
+        index = [slice(None)] * x.ndim
+        parts = []
+        for at in range(x.shape[axis]):
+            index[axis] = slice(at, at + 1)
+            parts.append(x[tuple(index)])
+        x = functools.reduce(jnp.add, parts)
+    return lax.squeeze(x, [axis + x.ndim for axis in axes])
+
+
+def _sum_axes_shape(x, *, axes, sizes):
+    return tuple(size for at, size in enumerate(x) if at - len(x) not in axes)
+
+
+def _spread_axes_impl(g, *, axes, sizes):
+    whole = _spread_axes_shape(g.shape, axes=axes, sizes=sizes)
+    kept = [at for at in range(len(whole)) if at - len(whole) not in axes]
+    return lax.broadcast_in_dim(g, whole, kept)
+
+
+def _spread_axes_shape(g, *, axes, sizes):
+    whole = list(g)
+    for axis, size in sorted(zip(axes, sizes, strict=True), reverse=True):
+        whole.insert(len(whole) + axis + 1, size)
+    return tuple(whole)
+
+
+_sum_axes, _ = linear_pair(
+    "sum_axes", _sum_axes_impl, _sum_axes_shape, _spread_axes_impl, _spread_axes_shape
+)
+
+
+def sum_axes(x, axes):
+    """Returns the sum over a few short axes as additions of slices: one kernel with whatever x is
+    made of, where XLA on CPU gives each `sum` its own.
+    """
+    return _sum_axes.bind(
+        x, axes=tuple(axis - x.ndim for axis in axes), sizes=tuple(x.shape[a] for a in axes)
+    )
+
+
+def _repeat_impl(x, *, axis, count):
+    out = list(x.shape)
+    out.insert(len(out) + axis + 1, count)
+    kept = [at for at in range(len(out)) if at != len(out) + axis]
+    return lax.optimization_barrier(lax.broadcast_in_dim(x, out, kept))
+
+
+def _repeat_shape(x, *, axis, count):
+    whole = list(x)
+    whole.insert(len(whole) + axis + 1, count)
+    return tuple(whole)
+
+
+def _repeat_back_impl(g, *, axis, count):
+    return g.sum(axis)
+
+
+def _repeat_back_shape(g, *, axis, count):
+    return tuple(size for at, size in enumerate(g) if at != len(g) + axis)
+
+
+_repeat, _ = linear_pair(
+    "repeat", _repeat_impl, _repeat_shape, _repeat_back_impl, _repeat_back_shape
+)
+
+
+def repeat(x, count):
+    """Returns x `count` times along a new first axis.
+
+    Written out to memory, so that XLA does not join the sum over that axis in the derivative with
+    the sums before it.
+    """
+    return _repeat.bind(x, axis=-x.ndim - 1, count=count)

@@ -11,9 +11,11 @@ from flax import nnx
 from darts_dist.nets import init as initial
 from darts_dist.nets.cells import SearchCell
 from darts_dist.nets.init import Keys
-from darts_dist.nets.layout import LAYOUTS, default_layout, widen
+from darts_dist.nets.layout import LAYOUTS, default_layout
+from darts_dist.nets.maps import widen
 from darts_dist.nets.norm import BatchNorm
 from darts_dist.nets.pure import remat
+from darts_dist.nets.rows import arranged
 
 STEM_MULTIPLIER = 3
 
@@ -129,6 +131,7 @@ class Supernet(nnx.Module):
         }
         self.stem = STEMS[stem](channels_in, channels, **rest)
         inputs, width, before = self.stem.channels, channels, stem == "imagenet"
+        self.operations = tuple(operations)
         self.reductions = tuple(is_reduction(cell, layers) for cell in range(layers))
         cells = []
         for reduction in self.reductions:
@@ -160,8 +163,9 @@ class Supernet(nnx.Module):
         ones.
         """
         states = self.stem(self.layout.from_images(images), train=train)
+        mixtures = {name: arranged(p, self.operations) for name, p in weights.items()}
         for cell, reduction in zip(self.cells, self.reductions, strict=True):
-            p = weights["reduce" if reduction else "normal"]
+            p = mixtures["reduce" if reduction else "normal"]
             out = (
                 remat(cell, states, p, train=train) if self.remat else cell(states, p, train=train)
             )

@@ -13,6 +13,7 @@ from darts_dist.nets.init import Keys
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.ops import OPS, FactorizedReduce, ReluConvBN
 from darts_dist.nets.pure import pure
+from darts_dist.nets.rows import arranged
 from parity.vectors import check_case, images, read_cases, side_by_side, under
 
 STEM = "cnn_ops"
@@ -116,7 +117,7 @@ def _subject(settings, layout, dtype):
     def build(key):
         return MixedEdges(channels, 1, operations, reduction=stride == 2, keys=Keys(key), **rest)
 
-    return build, entries, lambda *given, train: _run_edge(layout, *given, train=train)
+    return build, entries, functools.partial(_run_edge, layout, operations)
 
 
 def _run_plain(apply, params, stats, x, weights, *, train):
@@ -124,9 +125,9 @@ def _run_plain(apply, params, stats, x, weights, *, train):
     return apply(params, stats, x, train=train)
 
 
-def _run_edge(layout, apply, params, stats, x, weights, *, train):
+def _run_edge(layout, operations, apply, params, stats, x, weights, *, train):
     """Runs the edge from a cell's first input to its first node; the other edge has weight zero."""
     params, stats = jax.tree.map(lambda v: jnp.concatenate([v, v]), (params, stats))
-    p = jnp.stack([weights, jnp.zeros_like(weights)])
+    p = arranged(jnp.stack([weights, jnp.zeros_like(weights)]), operations)
     (y,), moved = apply(params, stats, layout.stack([x, x]), p, train=train)
     return y, moved
