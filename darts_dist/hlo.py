@@ -1,8 +1,8 @@
 """Reader of optimised HLO, the text of a compiled program (`executable.as_text()`): which kernels
 it runs, and which devices its collectives join.
 
-Place: layer 0; text in, numbers out. It knows neither jax nor the programs. What it cannot read is
-a ValueError: nothing that is not understood counts as nothing.
+Place: layer 0, over `hlotext`; text in, numbers out. It knows neither jax nor the programs. What it
+cannot read is a ValueError: nothing that is not understood counts as nothing.
 """
 
 import collections
@@ -11,50 +11,13 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
+from darts_dist.hlotext import Instruction, parse
+
 Groups = tuple[tuple[int, ...], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of a computation.
-
-    shape: type of the result, as spelled.  attributes: what follows the operands, strings emptied.
-    called: attribute -> names of computations.  trips: times a loop goes round, None if unknown.
-    """
-
-    name: str
-    shape: str
-    opcode: str
-    attributes: str
-    called: Mapping[str, tuple[str, ...]]
-    trips: int | None
-
-    @property
-    def kind(self) -> str:
-        """The opcode; of an instruction in two halves, what it starts."""
-        return self.opcode.removesuffix("-start")
-
-
-@dataclasses.dataclass(frozen=True)
-class Module:
-    """A compiled program: its computations by name, and how many devices run it."""
-
-    entry: str
-    computations: Mapping[str, Sequence[Instruction]]
-    devices: int
-
-    def walk(self, name: str, times: int = 1) -> Iterator[tuple[Instruction, int]]:
-        """Yields every instruction of a computation and of all that it calls, and how often it
-        runs: once in a branch, and in a loop of unknown length.
-        """
-        for one in self.computations[name]:
-            yield one, times
-            for inner in itertools.chain(*one.called.values()):
-                yield from self.walk(inner, times * (one.trips or 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,69 +50,6 @@ class Collective:
     bytes: int
     groups: Groups
     times: int
-
-
-# The text.
-
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_HEAD = re.compile(r"(ENTRY )?%([\w.-]+) (?:\(.*\) -> .* )?\{$")
-_LEFT = re.compile(r"\s+(?:ROOT )?%([\w.-]+) = ")
-_OPCODE = re.compile(r" ([a-z][\w-]*)\(")
-_CALLED = re.compile(r"([\w-]+)=(\{%[^}]*\}|%[\w.-]+)")
-_TRIPS = re.compile(r'known_trip_count\\?":\{\\?"n\\?":\\?"(\d+)')
-
-
-def parse(text: str) -> Module:
-    """Returns the computations of a program's text."""
-    lines = text.splitlines()
-    if not lines or not lines[0].startswith("HloModule "):
-        raise ValueError("this is no text of a compiled program: it does not begin with HloModule")
-    sizes = dict(re.findall(r"\b(num_partitions|replica_count)=(\d+)", lines[0]))
-    partitions, replicas = (int(sizes.get(n, 1)) for n in ("num_partitions", "replica_count"))
-    if partitions > 1 and replicas > 1:
-        raise ValueError(f"{replicas} replicas of {partitions} partitions: groups are ambiguous")
-    computations, entry, inside, called = {}, "", None, set()
-    for line in lines[1:]:
-        if inside is None:
-            if head := _HEAD.match(line):
-                inside = computations[head[2]] = []
-                entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
-            inside = None
-        elif line.strip():
-            inside.append(_instruction(line))
-            called.update(*inside[-1].called.values())
-    if missing := {entry, *called} - set(computations):
-        raise ValueError(f"computations that are called and not there: {sorted(missing)}")
-    return Module(entry, computations, partitions * replicas)
-
-
-def _instruction(line: str) -> Instruction:
-    bare = _STRING.sub('""', line)
-    left = _LEFT.match(bare)
-    if left:
-        rest = bare[left.end() :]  # shape opcode(operands), attributes
-        end = _closing(rest, 0) if rest.startswith("(") else rest.find(" ")
-        if opcode := _OPCODE.match(rest, end):
-            attributes = rest[_closing(rest, opcode.end() - 1) :]
-            called = {
-                name: tuple(re.findall(r"%([\w.-]+)", names))
-                for name, names in _CALLED.findall(attributes)
-                if name != "control-predecessors"
-            }
-            trips = next((int(n) for n in _TRIPS.findall(line)), None)
-            return Instruction(left[1], rest[:end], opcode[1], attributes, called, trips)
-    raise ValueError(f"not an instruction of HLO: {line.strip()[:200]}")
-
-
-def _closing(text: str, start: int) -> int:
-    """Position after the bracket that closes the one at `start`."""
-    depth = 0
-    for bracket in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if bracket[0] == "(" else -1
-        if not depth:
-            return bracket.end()
-    raise ValueError(f"a bracket is not closed: {text[start : start + 200]}")
 
 
 # Kernels.
@@ -193,27 +93,47 @@ def kernels(text: str) -> Kernels:
     return Kernels(dict(counts), len(compiled), tuple(unknown))
 
 
-def written(text: str) -> int:
-    """Returns the bytes of the results of all kernels that one run of a program starts.
+def written(text: str, *, rounds: bool = True) -> int:
+    """Returns the bytes that all kernels of one run of a program write: their results, and of a
+    result that is changed in place what is put into it.
 
     Loops and branches count as in `kernels`, conditions of loops with them; workspace, which a
-    call returns beside its result, does not.
+    call returns beside its result, does not.  rounds: False to count every loop once.
     """
     module = parse(text)
 
     def inside(name: str) -> int:
-        return sum(map(of_one, module.computations[name]))
+        here = {one.name: one for one in module.computations[name]}
+        return sum(of_one(one, here) for one in here.values())
 
-    def of_one(one: Instruction) -> int:
+    def of_one(one: Instruction, here: Mapping[str, Instruction]) -> int:
         if one.kind in _CONTROL:
             of_all = max if one.kind == "conditional" else sum
-            return (one.trips or 1) * of_all(map(inside, itertools.chain(*one.called.values())))
-        shape = one.shape
-        if one.kind == "custom-call" and shape.startswith("("):
-            shape = _ELEMENT.findall(shape[1:-1])[0]
-        return 0 if _FREE.fullmatch(one.kind) else _size(shape)[1]
+            times = one.rounds if rounds else 1
+            return times * of_all(map(inside, itertools.chain(*one.called.values())))
+        if _FREE.fullmatch(one.kind):
+            return 0
+        if one.kind == "fusion" and "calls" in one.called:
+            *_, root = fused = module.computations[one.called["calls"][0]]
+            return _stored(root, {inner.name: inner for inner in fused})
+        return _stored(one, here)
 
     return inside(module.entry)
+
+
+def _stored(one: Instruction, here: Mapping[str, Instruction]) -> int:
+    """Bytes of an instruction's result that are written; here: its computation, by name."""
+    inner = [here[name] for name in one.operands if name in here]
+    if one.kind == "tuple" and len(inner) == len(one.operands):
+        return sum(_stored(each, here) for each in inner)
+    if one.kind == "bitcast" and inner:
+        return _stored(inner[0], here)
+    if one.kind == "dynamic-update-slice" and len(one.operands) > 1 and one.operands[1] in here:
+        return _size(here[one.operands[1]].shape)[1]
+    shape = one.shape
+    if one.kind == "custom-call" and shape.startswith("("):
+        shape = _ELEMENT.findall(shape[1:-1])[0]
+    return _size(shape)[1]
 
 
 # Collectives.

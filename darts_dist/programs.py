@@ -8,6 +8,7 @@ are traced by running the step once over shapes, and compiled side by side befor
 For finding faults a program also runs uncompiled, on one device.
 """
 
+import collections
 import concurrent.futures
 import pathlib
 import time
@@ -77,12 +78,17 @@ class Program:
         # A result with a NaN is computed again, from the arguments.
         self.jitted = jax.jit(mapped, donate_argnums=() if stop_at_nan else donate)
         self.traces, self.executables = {}, {}  # by the shapes of the arguments
-        self.uses = 0  # in the step that was traced
+        self.runs = collections.Counter()  # of what was traced, by the shapes of the arguments
 
     @property
     def traced(self):
         """Returns the program as it was first traced, or None."""
         return next(iter(self.traces.values()), None)
+
+    @property
+    def uses(self):
+        """Returns how often the step that was traced runs the program."""
+        return self.runs.total()
 
     @property
     def executable(self):
@@ -96,8 +102,8 @@ class Program:
         if not self.executables and any(
             isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args)
         ):
-            self.uses += 1
             sizes = _sizes(args)
+            self.runs[sizes] += 1
             if sizes not in self.traces:
                 shapes = [
                     jax.tree.map(lambda x, kind=kind: self._shape(x, kind), arg)

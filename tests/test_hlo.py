@@ -206,6 +206,53 @@ def test_what_a_loop_writes_counts_as_often_as_it_goes_round():
     assert hlo.written(text) == 5 * (32 + 4 + 1)  # the sum, the count, the comparison
 
 
+COUNT = """
+%up (s: (s32[], f32[4,2])) -> (s32[], f32[4,2]) {
+  %s.2 = (s32[], f32[4,2]{1,0}) parameter(0)
+  %i.2 = s32[] get-tuple-element(%s.2), index=0
+  %c.2 = s32[] copy(%i.2)
+  %two = s32[] constant(STEP)
+  %k = s32[] add(%c.2, %two)
+  %v.2 = f32[4,2]{1,0} get-tuple-element(%s.2), index=1
+  ROOT %t.2 = (s32[], f32[4,2]{1,0}) tuple(%k, %v.2)
+}
+
+%counts (p: f32[4,2]) -> (s32[], f32[4,2]) {
+  %p.2 = f32[4,2]{1,0} parameter(0)
+  %none = s32[] constant(0)
+  %first = s32[] copy(%none)
+  %all = (s32[], f32[4,2]{1,0}) tuple(%first, %p.2)
+  ROOT %loop = (s32[], f32[4,2]{1,0}) while(%all), condition=%condition, body=%up
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "limit", "test", "trips"),
+    [("1", "5", "LT", 5), ("2", "5", "LT", 3), ("1", "0", "LT", 0), ("1", "5", "LE", None)],
+)
+def test_a_loop_that_counts_up_to_a_constant_is_counted(step, limit, test, trips):
+    inner = (INNER + COUNT.replace("STEP", step)).replace("constant(5)", f"constant({limit})")
+    inner = inner.replace("direction=LT", f"direction={test}")
+    found = hlo.kernels(program("(s32[], f32[4,2]{1,0}) call(%x), to_apply=%counts", inner))
+    assert found.unknown_loops == (() if trips is not None else ("loop",))
+    assert found.counts.get("add", 0) == (1 if trips is None else trips)
+
+
+def test_of_what_is_changed_in_place_the_change_is_written():
+    slot = """
+%put (a: f32[4,2], b: f32[1,2], i: s32[]) -> (f32[4,2], f32[1,2]) {
+  %whole = f32[4,2]{1,0} parameter(0)
+  %row = f32[1,2]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %put.1 = f32[4,2]{1,0} dynamic-update-slice(%whole, %row, %at, %at)
+  ROOT %both = (f32[4,2]{1,0}, f32[1,2]{1,0}) tuple(%put.1, %row)
+}
+"""
+    call = "(f32[4,2]{1,0}, f32[1,2]{1,0}) fusion(%x, %x, %x), kind=kLoop, calls=%put"
+    assert hlo.written(program(call, slot)) == 2 * 8
+
+
 @pytest.mark.parametrize(
     "branches",
     [

@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent / "darts_dist"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    0: "agreement compiled config trainconfig planconfig ending errors genotype cluster hlo knobs"
-    " machines textknobs processes roofline rules schema topology watchdog xla_flags",
+    0: "agreement compiled config trainconfig planconfig ending errors genotype cluster hlo hlotext"
+    " knobs machines textknobs processes roofline rules schema topology watchdog xla_flags",
     1: "spaces nets data",
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
