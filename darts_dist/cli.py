@@ -75,7 +75,7 @@ VERBS = {
     "plan": Verb(
         "darts_dist.plan",
         "compile the step of a search or a training for topology=KIND:SHAPE and tell its cost",
-        {"cnn": planconfig.PlanSearch},
+        planconfig.SEARCHES,
         planconfig.load,
         makes_run=False,
     ),

@@ -4,15 +4,19 @@ Place: layer 0. Which of the two a file is follows from the keys that only one o
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from darts_dist import config as configs
 from darts_dist import machines, schema
-from darts_dist.config import Config
+from darts_dist.config import Config, TextConfig
 from darts_dist.errors import ConfigError
 from darts_dist.knobs import Table, about
-from darts_dist.trainconfig import TrainConfig
+from darts_dist.rules import fail
+from darts_dist.trainconfig import TextTrainConfig, TrainConfig
 
+Count = Annotated[int, Meta(ge=1)]
 TOPOLOGY = about("machine that is planned for: cpu:8, h100:8, v5e:16x16, v5p:4x4x4, v6e:16x16")
 
 
@@ -22,9 +26,26 @@ class Plan(Table, frozen=True, kw_only=True):
     examples: Annotated[
         int, about("training pictures; 0: as many as the data set is known to have", ge=0)
     ] = 0
-    largest_batch: Annotated[
-        bool, about("compile for twice the batch, too, and fit the largest that memory takes")
-    ] = False
+    global_batches: Annotated[
+        tuple[Count, ...],
+        about("values of data.global_batch to compare; the ends are compiled, the rest is fitted"),
+    ] = ()
+    seeds: Annotated[
+        tuple[Count, ...],
+        about("values of seeds.count to compare; each mesh that they lead to is compiled once"),
+    ] = ()
+
+
+class TextPlan(Plan, frozen=True, kw_only=True):
+    """what a plan is told besides"""
+
+    text: Annotated[
+        Literal["", "ptb", "wikitext2"],
+        about('the text of data.kind=text; "": one of examples, scored and words'),
+    ] = ""
+    examples: Annotated[int, about("words of train.txt, ends of lines too", ge=0)] = 0
+    scored: Annotated[int, about("words of valid.txt, ends of lines too", ge=0)] = 0
+    words: Annotated[int, about("different words", ge=0)] = 0
 
 
 class PlanSearch(Config, frozen=True, kw_only=True):
@@ -41,8 +62,25 @@ class PlanTrain(TrainConfig, frozen=True, kw_only=True):
     plan: Plan = Plan()
 
 
+class PlanTextSearch(TextConfig, frozen=True, kw_only=True):
+    """All knobs of planning a search of recurrent cells: its own, and more."""
+
+    topology: Annotated[str, TOPOLOGY] = ""
+    plan: TextPlan = TextPlan()
+
+
+class PlanTextTrain(TextTrainConfig, frozen=True, kw_only=True):
+    """All knobs of planning a training of a recurrent cell: its own, and more."""
+
+    topology: Annotated[str, TOPOLOGY] = ""
+    plan: TextPlan = TextPlan()
+
+
 SIZED_BY_USER = ("image_folder", "array_record")
-AnyPlan = PlanSearch | PlanTrain
+SEARCHES: dict[str, type[Table]] = {"cnn": PlanSearch, "rnn": PlanTextSearch}
+TRAININGS: dict[str, type[Table]] = {"cnn": PlanTrain, "rnn": PlanTextTrain}
+AnyTextPlan = PlanTextSearch | PlanTextTrain
+AnyPlan = PlanSearch | PlanTrain | AnyTextPlan
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> AnyPlan:
@@ -57,22 +95,39 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> AnyPlan:
     if file is not None and file.is_file():  # else load_as says what is wrong with it
         text = file.read_bytes().decode("utf-8-sig", errors="replace")
         tree = schema.parse(text, str(path))
-    if configs.choose(configs.SEARCHES, tree, overrides) is configs.TextConfig:
-        raise ConfigError('space.kind = "rnn": no plans of texts in this version; wanted cnn')
     keys |= _keys(tree)
-    trains = keys & (schema.knobs(PlanTrain).keys() - schema.knobs(PlanSearch).keys())
-    searches = keys & (schema.knobs(PlanSearch).keys() - schema.knobs(PlanTrain).keys())
+    search = configs.choose(SEARCHES, tree, overrides)
+    training = configs.choose(TRAININGS, tree, overrides)
+    trains = keys & (schema.knobs(training).keys() - schema.knobs(search).keys())
+    searches = keys & (schema.knobs(search).keys() - schema.knobs(training).keys())
     if trains and not searches:
-        made = configs.load_as(PlanTrain, path, overrides, packaged="train_sample")
+        made = configs.load_as(TRAININGS, path, overrides, packaged="train_sample")
     else:
-        made = configs.load_as(PlanSearch, path, overrides, packaged="sample")
+        made = configs.load_as(SEARCHES, path, overrides, packaged="sample")
     machines.parse(made.topology)
-    if made.data.kind in SIZED_BY_USER and not (made.plan.examples and made.network.classes):
+    for key in ("global_batches", "seeds"):
+        values = getattr(made.plan, key)
+        if values and len(set(values)) < 2:
+            fail(f"plan.{key}", values, "at least two different numbers, or []")
+    _check_sizes(made)
+    return made
+
+
+def _check_sizes(made: AnyPlan) -> None:
+    """Raises ConfigError where nobody says how large the data are."""
+    plan = made.plan
+    if isinstance(made, PlanTextSearch | PlanTextTrain):
+        own = made.plan.examples and made.plan.scored and made.plan.words
+        if made.data.kind == "text" and not (made.plan.text or own):
+            raise ConfigError(
+                "how many words the texts have is not known without them; wanted plan.text=ptb | "
+                "wikitext2, or plan.examples=N plan.scored=N plan.words=N"
+            )
+    elif made.data.kind in SIZED_BY_USER and not (plan.examples and made.network.classes):
         raise ConfigError(
             "how many pictures and classes the data have is not known without them; "
             "wanted plan.examples=N network.classes=K (ImageNet: 1281167 and 1000)"
         )
-    return made
 
 
 def _keys(tree: dict, prefix: str = "") -> set[str]:

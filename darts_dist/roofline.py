@@ -54,9 +54,9 @@ def collective_s(one: Collective, machine: Machine) -> float:
     return one.times * rounds * one.bytes * (members - 1) / members / rate
 
 
-def times(
-    flops: float, moved: float, collectives: list[Collective], machine: Machine, peak: float
-) -> Times:
-    """Returns the times of a program by its FLOPs, bytes moved and collectives; peak: FLOP/s."""
-    reduced = sum(collective_s(one, machine) for one in collectives)
-    return Times(flops / peak, moved / machine.bytes_per_s, reduced)
+def times(flops: float, moved: float, reduced_s: float, machine: Machine, peak: float) -> Times:
+    """Returns the times of a program by its FLOPs and bytes moved; reduced_s: of its collectives.
+
+    peak: FLOP/s.
+    """
+    return Times(flops / peak, moved / machine.bytes_per_s, reduced_s)

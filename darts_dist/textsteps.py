@@ -5,12 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 
+from darts_dist.errors import ConfigError
 from darts_dist.methods import PRESETS
 from darts_dist.methods.hypergradient import keeping
 from darts_dist.programs import BATCH, SCALAR, SEED
 from darts_dist.searchstep import BilevelStep
 from darts_dist.steps import Step
-from darts_dist.textwork import TextSearchSeed
+from darts_dist.textmodels import LanguageSearchModel, LanguageTrainModel
+from darts_dist.textwork import TextSearchSeed, TextSeed
 
 WORDS = "embedding"  # the parameter that embeds words and reads them out
 
@@ -98,3 +100,23 @@ def rules_of(method):
         "virtual_words": method.virtual_words or preset.virtual_words,
         "masks": method.masks or preset.masks,
     }
+
+
+def make_search(config, mesh, words, epoch_steps):
+    """Returns the step of a search on texts of so many words; arguments as of the classes."""
+    return TextSearchStep(config, mesh, LanguageSearchModel(config, words), epoch_steps)
+
+
+def make_training(config, mesh, value, words, epoch_steps):
+    """Returns the step of a training; value: an `RnnGenotype`.
+
+    Raises ConfigError where a device's columns do not divide into the parts asked for.
+    """
+    parts, local = config.data.accumulate, config.data.global_batch // mesh.shape["data"]
+    if local % parts:
+        raise ConfigError(
+            f"data.accumulate={parts} does not divide the {local} columns of a device; use a "
+            f"divisor of {local}"
+        )
+    model = LanguageTrainModel(config, value, words)
+    return TextStep(config, mesh, TextSeed(config, model, epoch_steps, parts))

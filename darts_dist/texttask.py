@@ -14,21 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from darts_dist import cluster, genotype
+from darts_dist import cluster, genotype, textdata, textsteps
 from darts_dist.config import TextConfig
 from darts_dist.data import pipeline, text, windows
 from darts_dist.data.text import Corpus
-from darts_dist.errors import ConfigError
 from darts_dist.genotype import RnnGenotype
 from darts_dist.programs import SEED
 from darts_dist.spaces import rnn, table
 from darts_dist.task import States, Task
-from darts_dist.textmodels import LanguageSearchModel, LanguageTrainModel, padded
+from darts_dist.textmodels import padded
 from darts_dist.textsteps import TextSearchStep, TextStep
-from darts_dist.textwork import TextSeed
 from darts_dist.trainconfig import TextTrainConfig
-
-MEAN_SHARE = 0.975  # of a whole window that a window is long on average (`windows.draw_length`)
 
 
 def load(config: Any) -> Corpus:
@@ -40,42 +36,24 @@ def load(config: Any) -> Corpus:
 
 
 class TextTask(Task):
-    """A task on texts; a kind sets `programs`.
-
-    jitter: whether windows vary in length.  streams: the texts of a step, "train" first.
-    """
+    """A task on texts; a kind sets `programs`."""
 
     unit = "words"
     config: Any
 
-    def __init__(self, config: Any, corpus: Corpus, *, jitter: bool, streams: tuple[str, ...]):
+    def __init__(self, config: Any, corpus: Corpus):
         """Cuts the texts; ConfigError where config, texts and devices do not fit each other."""
         super().__init__(config)
         data = config.data
         self.corpus, self.step_examples = corpus, data.global_batch * data.window
-        texts = {name: text.columns(getattr(corpus, name), data.global_batch) for name in streams}
-        rule: dict[str, Any] = {"length": data.window, "jitter": jitter}
-        if jitter:
-            useful = [size for size in data.sizes if size < data.window + data.excess]
-            rule |= {"excess": data.excess, "sizes": useful}
-        self.windows = windows.Batches(
-            texts, seeds=self.seeds, own=self.own_seeds, columns=self.rows, **rule
+        self.windows = textdata.cut(
+            config, corpus, seeds=self.seeds, own=self.own_seeds, columns=self.rows
         )
-        rows = len(texts["train"]) - 1
-        self.epoch_steps = config.schedule.steps_per_epoch or max(
-            round(rows / (MEAN_SHARE * data.window)), 1
-        )
-        self.valid = self._scored("valid", config.evaluation.batch)
-
-    def _scored(self, name: str, count: int) -> np.ndarray:
-        limit = self.config.evaluation.rows
-        cut = text.columns(getattr(self.corpus, name), count)
-        return cut[: limit + 1] if limit else cut
+        self.epoch_steps = textdata.steps_of_epoch(config, len(self.windows.texts["train"]))
+        self.valid = textdata.scored_columns(config, corpus.valid, config.evaluation.batch)
 
     def _wide(self, count: int) -> int:
-        """Returns how many columns so many are filled up to, for all devices to have as many."""
-        devices = self.mesh.shape["data"]
-        return -(-count // devices) * devices
+        return textdata.wide(count, self.mesh.shape["data"])
 
     def sizes(self) -> Any:
         """Returns the lengths of windows and the columns of what is scored."""
@@ -164,12 +142,13 @@ class TextSearch(TextTask):
 
     shown = ("alphas", "totals", "alive")
     config: TextConfig
+    programs: TextSearchStep
 
     def __init__(self, config: TextConfig, corpus: Corpus) -> None:
         """Builds everything up to the programs; nothing is compiled yet."""
-        super().__init__(config, corpus, jitter=False, streams=windows.STREAMS)
-        model = LanguageSearchModel(config, len(corpus.words))
-        self.programs: TextSearchStep = TextSearchStep(config, self.mesh, model, self.epoch_steps)
+        super().__init__(config, corpus)
+        words = len(corpus.words)
+        self.programs = textsteps.make_search(config, self.mesh, words, self.epoch_steps)
 
     def advance(self, states: States, batch: Any, epoch: int) -> tuple[States, Any]:
         """Returns (states, metrics f[S]) after one step as the config's schedules have it."""
@@ -201,20 +180,14 @@ class TextTraining(TextTask):
     shown = ("totals", "alive", "course")
     scored_on = "valid"
     config: TextTrainConfig
+    programs: TextStep
 
     def __init__(self, config: TextTrainConfig, value: RnnGenotype, corpus: Corpus) -> None:
         """Builds everything up to the programs; nothing is compiled yet."""
-        super().__init__(config, corpus, jitter=True, streams=("train",))
-        self.genotype, chunks = value, config.data.accumulate
-        if self.local_batch % chunks:
-            raise ConfigError(
-                f"data.accumulate={chunks} does not divide the {self.local_batch} columns of a "
-                f"device; use a divisor of {self.local_batch}"
-            )
-        self.test = self._scored("test", config.evaluation.test_batch)
-        model = LanguageTrainModel(config, value, len(corpus.words))
-        one = TextSeed(config, model, self.epoch_steps, chunks)
-        self.programs: TextStep = TextStep(config, self.mesh, one)
+        super().__init__(config, corpus)
+        self.genotype, words = value, len(corpus.words)
+        self.test = textdata.scored_columns(config, corpus.test, config.evaluation.test_batch)
+        self.programs = textsteps.make_training(config, self.mesh, value, words, self.epoch_steps)
 
     def sizes(self) -> Any:
         """Returns the lengths of windows and the columns of what is scored."""

@@ -18,9 +18,10 @@ LAYERS = {
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run health task bilevel training network models steps searchstep programs"
-    " seedwork searchwork textmodels textwork textsteps texttask planning",
-    4: "cli search journal trainjournal tellings pages select apart train evaluate plan __init__"
-    " __main__",
+    " seedwork searchwork textmodels textwork textdata textsteps texttask"
+    " planning plandata plancosts",
+    4: "cli search journal trainjournal tellings pages select apart train evaluate plan plansweep"
+    " plantables plandrawing __init__ __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 

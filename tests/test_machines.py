@@ -56,7 +56,8 @@ def test_alone_a_device_sends_nothing():
 
 def test_an_estimate_is_the_larger_of_flops_and_bytes_and_then_the_collectives():
     machine = machines.PUBLISHED["v5p"]
-    found = roofline.times(2e9, 2.765e9, [reduced(((0, 1),))], machine, peak=1e12)
+    reduced_s = roofline.collective_s(reduced(((0, 1),)), machine)
+    found = roofline.times(2e9, 2.765e9, reduced_s, machine, peak=1e12)
     assert found.compute_s == pytest.approx(2e-3) and found.memory_s == pytest.approx(1e-3)
     assert found.estimate_s == pytest.approx(2e-3 + 1e6 / 200e9)
 

@@ -164,9 +164,8 @@ class Batches:
 
     def __getitem__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         """Returns the batches of a step, counted from 0."""
-        train = {seed: windows[step] for seed, windows in self.windows.items()}
-        longest = max(window.length for window in train.values())
-        streams = {"train": ([train[seed] for seed in self.own], self._size(longest))}
+        train = {seed: self.windows[seed][step] for seed in self.own}
+        streams = {"train": ([train[seed] for seed in self.own], self.size_at(step))}
         if "valid" in self.texts:
             rows = len(self.texts["valid"])
             facing = [opposite(train[seed], rows, self.length) for seed in self.own]
@@ -180,8 +179,10 @@ class Batches:
             out[stream] |= {"starts": starts, "rate": rates}
         return out
 
-    def _size(self, length: int) -> int:
-        return next(size for size in self.sizes if size >= length)
+    def size_at(self, step: int) -> int:
+        """Returns how many words the windows of "train" are padded to in a step, of all seeds."""
+        longest = max(windows[step].length for windows in self.windows.values())
+        return next(size for size in self.sizes if size >= longest)
 
 
 def evaluation_windows(
