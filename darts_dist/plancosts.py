@@ -10,8 +10,8 @@ from typing import Any
 
 from darts_dist import roofline
 from darts_dist.machines import Machine
-from darts_dist.plandata import Counts
 from darts_dist.planconfig import AnyPlan
+from darts_dist.plandata import Counts
 from darts_dist.planning import Compiled
 
 NO_PART_OF_A_STEP = ("init", "evaluate", "settle")

@@ -16,8 +16,8 @@ from darts_dist import cluster, compiled, machines, programs, roofline, textdata
 from darts_dist.genotype import Genotype
 from darts_dist.hlo import axes_spanned
 from darts_dist.nets.layout import default_layout
-from darts_dist.plandata import Counts, count
 from darts_dist.planconfig import AnyPlan, AnyTextPlan, PlanSearch, PlanTextSearch, PlanTextTrain
+from darts_dist.plandata import Counts, count
 from darts_dist.searchstep import SearchStep
 from darts_dist.spaces import table
 from darts_dist.steps import Step

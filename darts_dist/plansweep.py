@@ -1,8 +1,8 @@
 """A plan at several batches, or numbers of seeds: as few of them compiled as will do.
 
 Place: layer 4, part of the verb `plan`. Programs grow with the batch along straight lines, so the
-smallest and the largest are compiled and the others lie between. They do not depend on the number of
-seeds but for the mesh that it leads to: more seeds on the same mesh take more turns.
+smallest and the largest are compiled and the others lie between. They do not depend on the number
+of seeds but for the mesh that it leads to: more seeds on the same mesh take more turns.
 """
 
 import bisect
@@ -19,6 +19,10 @@ from darts_dist.planconfig import AnyPlan
 from darts_dist.planning import Compiled
 
 COMPILED, FITTED, DERIVED = "compiled", "fitted", "derived"
+EXACT = (
+    "derived: by the programs compiled for another number of seeds on the same mesh, in as many "
+    "turns as it takes; exact, nothing is fitted"
+)
 MOST_STEPS = 2**24  # from one batch that divides over the devices to the next
 
 
@@ -36,22 +40,20 @@ def with_seeds(config: AnyPlan, count: int) -> AnyPlan:
 class Sweeps:
     """The points of one config on one machine.
 
-    first: the config's own programs.  compile: config -> `Compiled`.  lay_out: config -> mesh,
-    or a ConfigError.  devices: how many there are.
+    devices: how many there are.  lay_out: config -> mesh, or a ConfigError.  compiling: config ->
+    `Compiled`.  `first` has the config's own programs.
     """
 
     def __init__(
         self,
         config: AnyPlan,
-        first: Compiled,
         machine: Machine,
         devices: int,
         lay_out: Callable[[AnyPlan], jax.sharding.Mesh],
-        compile: Callable[[AnyPlan], Compiled],
+        compiling: Callable[[AnyPlan], Compiled],
     ) -> None:
-        """Checks every point of the config's sweeps before anything more is compiled."""
-        self.config, self.first, self.machine, self.devices = config, first, machine, devices
-        self.compile = compile
+        """Compiles the config's own point, all others checked; ConfigError for one that fails."""
+        self.config, self.machine, self.devices, self.compile = config, machine, devices, compiling
         own = config.data.global_batch, config.seeds.count
         self.batches = sorted({*config.plan.global_batches, own[0]})
         self.seeds = sorted({*config.plan.seeds, own[1]})
@@ -68,6 +70,7 @@ class Sweeps:
                 except ConfigError as error:
                     raise ConfigError(f"plan.{key}: {error}") from None
                 self.meshes[key, value] = dict(mesh.shape)
+        self.first = compiling(config)
 
     def by_batch(self) -> dict[str, Any]:
         """Returns {"points", "largest", "notes"} by data.global_batch.
@@ -112,15 +115,13 @@ class Sweeps:
         points = []
         for count in self.seeds:
             one = with_seeds(self.config, count)
-            mesh = self.meshes.get(("seeds", count), self.first.mesh)
-            source, shape = DERIVED, tuple(mesh.items())
-            if count == self.config.seeds.count or shape not in known:
-                source = COMPILED
-                known.setdefault(shape, self.compile(one) if shape not in known else self.first)
+            shape = tuple(self.meshes.get(("seeds", count), self.first.mesh).items())
+            source = DERIVED if shape in known and count != self.config.seeds.count else COMPILED
+            if shape not in known:
+                known[shape] = self.compile(one)
             points.append(self._point(one, known[shape], source))
-        notes = ["derived: the programs compiled for another number of seeds on the same mesh, run "
-                 "in as many turns as it takes; exact, nothing is fitted"]
-        return {"points": points, "notes": notes if _has(points, DERIVED) else []}
+        derived = any(point["source"] == DERIVED for point in points)
+        return {"points": points, "notes": [EXACT] if derived else []}
 
     def _point(self, config: AnyPlan, found: Compiled, source: str) -> dict[str, Any]:
         counts = plandata.count(config)
@@ -135,10 +136,6 @@ class Sweeps:
             "memory": told["memory"],
             "run": told["run"],
         }
-
-
-def _has(points: list[dict[str, Any]], source: str) -> bool:
-    return any(point["source"] == source for point in points)
 
 
 def _misses(points: list[dict[str, Any]], middle: dict[str, Any], own: int) -> list[str]:

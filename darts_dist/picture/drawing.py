@@ -76,6 +76,15 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stroke:
+    """Straight lines from point to point (x, y). dashes: as of a `Line`."""
+
+    points: tuple[tuple[float, float], ...]
+    colour: str
+    dashes: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Text:
     """One line of text, its middle at y, with what is set lower after it; `x` as `anchor` says."""
 
@@ -85,10 +94,10 @@ class Text:
     size: float
     colour: str
     below: str = ""
-    anchor: str = "middle"  # or "start"
+    anchor: str = "middle"  # or "start" or "end"
 
 
-Shape = Rectangle | Line | Text
+Shape = Rectangle | Line | Stroke | Text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from darts_dist.picture.drawing import (
     Line,
     Rectangle,
     Shape,
+    Stroke,
     Text,
     box_colours,
     kind_of,
@@ -38,6 +39,7 @@ BERNSTEIN = tuple(
     for t in (at / 32 for at in range(33))
 )
 """How much each point of a cubic curve takes of its four corners."""
+AHEAD = {"start": 0, "middle": 0.5, "end": 1}  # part of a text before the place of its anchor
 POINTS_PX = 0.75  # a px of css in points
 
 
@@ -81,11 +83,14 @@ def _svg_shape(shape: Shape) -> str:
             f'<text x="{_n(shape.x)}" y="{_n(y)}" font-size="{_n(size)}" fill="{shape.colour}" '
             f'text-anchor="{shape.anchor}">{escape(shape.text)}{below}</text>'
         )
+    dashes = " ".join(map(_n, shape.dashes))
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    if isinstance(shape, Stroke):
+        points = " ".join(map(_pair, shape.points))
+        return f'<polyline points="{points}" fill="none" stroke="{shape.colour}"{dashed}/>'
     steps = []
     for start, *rest in shape.curves():
         steps.append(f"{'L' if steps else 'M'}{_pair(start)}C{' '.join(map(_pair, rest))}")
-    dashes = " ".join(map(_n, shape.dashes))
-    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     corners = " ".join(map(_pair, shape.head()))
     return (
         f'<path d="{"".join(steps)}" fill="none" stroke="{shape.colour}"{dashed}/>'
@@ -146,15 +151,17 @@ def _png_shape(pencil: ImageDraw.ImageDraw, shape: Shape, fine: float) -> None:
         letters, small = font(fine * shape.size), font(fine * shape.size * BELOW[0])
         x, y = fine * shape.x, fine * (shape.y + MIDDLE * shape.size)
         wide = pencil.textlength(shape.text, letters)
-        if shape.anchor == "middle":
-            x -= (wide + pencil.textlength(shape.below, small)) / 2
+        x -= AHEAD[shape.anchor] * (wide + pencil.textlength(shape.below, small))
         pencil.text((x, y), shape.text, shape.colour, letters, anchor="ls")
         y += fine * BELOW[1] * shape.size
         pencil.text((x + wide, y), shape.below, shape.colour, small, anchor="ls")
     else:
-        for piece in _dashed(_flat(shape), shape.dashes):
+        straight = isinstance(shape, Stroke)
+        for piece in _dashed(list(shape.points) if straight else _flat(shape), shape.dashes):
             points = [(fine * x, fine * y) for x, y in piece]
             pencil.line(points, shape.colour, stroke, joint="curve")
+        if straight:
+            return
         pencil.polygon([(fine * x, fine * y) for x, y in shape.head()], shape.colour)
 
 
@@ -224,7 +231,7 @@ def _pdf_shape(canvas, shape: Shape, height: float) -> None:
         scale, drop = BELOW
         wide = canvas.stringWidth(shape.text, "Helvetica", shape.size)
         below = canvas.stringWidth(shape.below, "Helvetica", scale * shape.size)
-        x = shape.x - (wide + below) / 2 if shape.anchor == "middle" else shape.x
+        x = shape.x - AHEAD[shape.anchor] * (wide + below)
         y = height - shape.y - MIDDLE * shape.size
         canvas.setFillColor(shape.colour)
         canvas.setFont("Helvetica", shape.size)
@@ -236,6 +243,12 @@ def _pdf_shape(canvas, shape: Shape, height: float) -> None:
         canvas.setFillColor(shape.colour)
         canvas.setDash(list(shape.dashes))
         path = canvas.beginPath()
+        if isinstance(shape, Stroke):
+            for at, (x, y) in enumerate(shape.points):
+                (path.lineTo if at else path.moveTo)(x, height - y)
+            canvas.drawPath(path)
+            canvas.setDash()
+            return
         for at, (start, *rest) in enumerate(shape.curves()):
             move = path.lineTo if at else path.moveTo
             move(start[0], height - start[1])
