@@ -92,16 +92,16 @@ def _notes(config, counts, machine, programs) -> list[str]:
     notes = [f"rates: {machine.source}", *roofline.ASSUMPTIONS]
     if plancosts.number_format(config) not in machine.flops_per_s:
         notes.append(f"FLOPs take no time: no peak of {plancosts.number_format(config)} is known")
-    for row in programs:
-        if row["flops_from"] != "compiler":
-            notes.append(f"{row['program']}: FLOPs are from multiply-adds, not of the compiler")
-        if row["bytes_from"] != "compiler":
-            notes.append(
-                f"{row['program']}: bytes are its arguments' and twice its kernels' results', not "
-                "of the compiler"
-            )
-        if row["unknown_loops"]:
-            notes.append(f"{row['program']}: {row['unknown_loops']} loops count once")
+    for told, words in (
+        (lambda row: row["flops_from"] != "compiler", "FLOPs are from multiply-adds"),
+        (
+            lambda row: row["bytes_from"] != "compiler",
+            "bytes are of its arguments and, twice, of what its kernels write",
+        ),
+        (lambda row: row["unknown_loops"], "has loops of unknown length, which count once"),
+    ):
+        if names := [row["program"] for row in programs if told(row)]:
+            notes.append(f"{', '.join(names)}: {words}")
     searches = isinstance(config, PlanSearch | PlanTextSearch)
     if searches and config.method.warmup_epochs:
         notes.append("epochs of warm-up are counted as whole ones")

@@ -37,8 +37,8 @@ def draw(result: dict[str, Any]) -> Drawing:
     title = f"{result['name']} on {result['topology']}"
     mesh = result["mesh"]
     words = (
-        f"{mesh['seed']} groups of {mesh['data']} devices, {result['seeds']} seeds, batch "
-        f"{result['global_batch']}; times are estimates"
+        f"{_several(mesh['seed'], 'group')} of {_several(mesh['data'], 'device')}, "
+        f"{_several(result['seeds'], 'seed')}, batch {result['global_batch']}; times are estimates"
     )
     groups = [
         Group(title, (Text(MARGIN_PX, MARGIN_PX, title, 17, INK, anchor="start"),)),
@@ -85,11 +85,11 @@ def _programs(result: dict[str, Any], y: float) -> tuple[list[Group], float]:
         if not one["uses"]:
             continue
         name = "FLOPs" if one["compute_s"] >= one["memory_s"] else "bytes"
-        inner, words = (one["uses"] * one[key] * 1e3 for key in ("collective_s", "estimate_s"))
-        parts = ((words - inner, OF_LIMIT[name], ""), (inner, OF_LIMIT["collectives"], ""))
+        apart, whole = (one["uses"] * one[key] * 1e3 for key in ("collective_s", "estimate_s"))
+        parts = ((whole - apart, OF_LIMIT[name], ""), (apart, OF_LIMIT["collectives"], ""))
         uses = f"{one['uses']:.3g}"
         label = one["program"] if uses == "1" else f"{one['program']} x {uses}"
-        rows.append(chart.Bar(label, parts, f"{words:,.3g} ms"))
+        rows.append(chart.Bar(label, parts, f"{whole:,.3g} ms" if whole >= 1e-3 else "< 0.001 ms"))
     most = max(sum(part[0] for part in row.parts) for row in rows)
     step = result["step"]["estimate_s"] * 1e3
     heading = _heading(f"a step of all seeds: {step:,.3g} ms, by program and what limits it", y)
@@ -129,11 +129,15 @@ def _sweep(found: dict[str, Any], by: str, at: str, y: float) -> tuple[list[Grou
     sources = list(dict.fromkeys(one["source"] for one in points))
     names = [(source, source != COMPILED) for source in sorted(sources)]
     bottom = top + PANEL_PX[1] + 40
-    groups.append(chart.rings(names, BLUE[1], MARGIN_PX + 52, bottom))
+    groups.append(chart.rings(names, QUIET, MARGIN_PX + 52, bottom))
     if found.get("largest"):
         text = f"largest batch that fits, on the line: {found['largest']:,}"
         groups.append(Group(text, (Text(MARGIN_PX + 424, bottom, text, 12, INK, anchor="start"),)))
     return groups, bottom + 14 + BETWEEN_PX
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _bytes(count: float) -> str:

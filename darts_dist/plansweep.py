@@ -106,7 +106,10 @@ class Sweeps:
             "points": points,
             "largest": largest,
             "from": [low, high],
-            "notes": _misses(points, middle, self.config.data.global_batch),
+            "notes": [
+                *_misses(points, middle, self.config.data.global_batch),
+                *_counted_otherwise(known[low], known[high]),
+            ],
         }
 
     def by_seeds(self) -> dict[str, Any]:
@@ -136,6 +139,16 @@ class Sweeps:
             "memory": told["memory"],
             "run": told["run"],
         }
+
+
+def _counted_otherwise(low: Compiled, high: Compiled) -> list[str]:
+    """Programs whose figures are not of the same source at both ends of a line."""
+    names = [
+        near["program"]
+        for near, far in zip(low.programs, high.programs, strict=True)
+        if any(near[key] != far[key] for key in ("flops_from", "bytes_from"))
+    ]
+    return [f"{', '.join(names)}: FLOPs or bytes are counted otherwise at the ends"] * bool(names)
 
 
 def _misses(points: list[dict[str, Any]], middle: dict[str, Any], own: int) -> list[str]:

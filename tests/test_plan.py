@@ -3,28 +3,12 @@
 import functools
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from small_plan import SMALL, plan
 
-from darts_dist import machines, planconfig, planning, trainconfig
-from darts_dist import plan as plan_verb
+from darts_dist import machines, planconfig, plandata, trainconfig
 from darts_dist.errors import InputError
-
-SMALL = """
-[space]
-operations = ["none", "skip_connect", "sep_conv_3x3"]
-[network]
-channels = 2
-layers = 1
-nodes = 1
-image_px = 32
-stem = "imagenet"
-[method]
-warmup_epochs = 1
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +16,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan")
     (folder / "small.toml").write_text(SMALL)
     return folder
-
-
-def plan(folder, *words):
-    command = [sys.executable, "-m", "darts_dist", "plan", *words, "--json"]
-    environment = {**os.environ, "JAX_PLATFORMS": "tpu", "JAX_NUM_CPU_DEVICES": ""}
-    del environment["JAX_NUM_CPU_DEVICES"]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 @functools.cache
@@ -97,12 +72,12 @@ def test_seeds_that_take_turns_take_their_times(folder):
 @pytest.mark.medium
 def test_a_training_is_planned_by_its_own_config(folder):
     words = ("network.channels=2", "network.layers=1", "data.global_batch=4", "topology=cpu:2")
-    words += ("network.stem=imagenet", "plan.largest_batch=true")
+    words += ("network.stem=imagenet", "plan.global_batches=[4,8]")
     found = plan(folder, "genotype=DARTS_V2", *words)
     uses = {row["program"]: row["uses"] for row in found["programs"]}
     assert uses == {"prepare": 1, "gradient_params": 1, "weight_step": 1, "evaluate": 0}
     assert found["step"]["collectives"] == 1 and found["run"]["evaluated_batches"] > 0
-    assert found["largest_batch"]["fitted"] > 1_000
+    assert found["by_batch"]["largest"] > 1_000
 
 
 @pytest.mark.medium
@@ -116,16 +91,6 @@ def test_a_tpu_that_is_not_there_is_compiled_for(folder):
     assert all(row["flops_from"] == "compiler" for row in found["programs"])
 
 
-def test_the_largest_batch_lies_on_the_line_through_two():
-    first = {"global_batch": 8, "mesh": {"data": 4}}
-    memory = {"peak": 1_000, "device": 2_050}
-    found = plan_verb.largest({**first, "memory": memory}, {"peak": 1_800})  # 200, and 100 each
-    assert found == {"fitted": 16, "from": [8, 16]}
-    assert plan_verb.largest({**first, "memory": memory}, {"peak": 1_000})["fitted"] is None
-    none = plan_verb.largest({**first, "memory": {"peak": 1_000, "device": 199}}, {"peak": 1_800})
-    assert none["fitted"] == 0
-
-
 def test_keys_that_only_trainings_have_tell_them_from_searches(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("[regularisation]\ndrop_path = 0.1\n")
@@ -136,11 +101,6 @@ def test_keys_that_only_trainings_have_tell_them_from_searches(tmp_path):
     assert isinstance(trained, trainconfig.TrainConfig)
 
 
-def test_texts_are_not_planned_yet():
-    with pytest.raises(InputError, match="no plans of texts in this version"):
-        planconfig.load(None, ("space.kind=rnn", "topology=cpu:1"))
-
-
 def test_folders_of_pictures_need_their_sizes():
     words = ("topology=cpu:1", "data.kind=image_folder")
     with pytest.raises(InputError, match=r"plan.examples=N network.classes=K"):
@@ -149,7 +109,7 @@ def test_folders_of_pictures_need_their_sizes():
         None,
         (*words, "plan.examples=1281167", "network.classes=1000", "schedule.steps_per_epoch=0"),
     )
-    assert planning.count(made).epoch_steps == 1281167 // 2 // made.data.global_batch
+    assert plandata.count(made).epoch_steps == 1281167 // 2 // made.data.global_batch
 
 
 def test_no_peak_is_invented_for_a_format_that_a_machine_has_not():
