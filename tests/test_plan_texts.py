@@ -17,7 +17,7 @@ def test_a_search_of_recurrent_cells_is_planned(tmp_path):
     found = plan(tmp_path, *SMALL, *words)
     uses = {row["program"]: row["uses"] for row in found["programs"]}
     assert uses == {
-        **{"prepare": 1, "gradient_params": 1, "gradient_alphas": 1, "alpha_step": 1, "clip": 1},
+        **{"prepare": 1, "gradient_params": 1, "gradient_alphas": 1, "alpha_step": 1},
         **{"weight_step": 1, "carry": 1, "evaluate": 0},
     }
     assert found["step"]["collectives"] == 2 and found["run"]["unit"] == "words"
