@@ -63,7 +63,7 @@ def memory(found: Compiled, blocks: int, room: float) -> dict[str, Any]:
     """
     kept, batches = {}, []
     for row in found.programs:
-        name = row["program"].partition(" ")[0]
+        name = _kind(row)
         if name == "prepare":
             batches.append(blocks * row["argument_bytes"] + row["output_bytes"])
         if name not in NOT_KEPT:
@@ -80,10 +80,15 @@ def memory(found: Compiled, blocks: int, room: float) -> dict[str, Any]:
 
 def _uses(one: Mapping[str, Any], shares: Mapping[int, float], blocks: int) -> float:
     """How often a step runs a program: a whole number where windows have one length."""
-    if one["program"].partition(" ")[0] in NO_PART_OF_A_STEP:
+    if _kind(one) in NO_PART_OF_A_STEP:
         return 0
     uses = blocks * sum(shares[length] * runs for length, runs in one["runs"].items())
     return round(uses) if abs(uses - round(uses)) < 1e-9 else uses
+
+
+def _kind(one: Mapping[str, Any]) -> str:
+    """The name of a program, without the length of the windows that it is for."""
+    return one["program"].partition(",")[0]
 
 
 def _told(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from darts_dist.plancosts import PARTS
 from darts_dist.plansweep import COMPILED
 
 WIDTH_PX, MARGIN_PX = 780, 28
-LABELS_PX, BARS_PX = 190, 430
+LABELS_PX, BARS_PX = 240, 390
 PANEL_PX = (290, 150)  # width and height of the plane
 BETWEEN_PX = 30
 BLUE, TEAL, PURPLE, ORANGE, RED, GREY = (
@@ -66,8 +66,8 @@ def _memory(result: dict[str, Any], y: float) -> tuple[list[Group], float]:
     heading = _heading(f"memory of a device: {_bytes(peak)} of {_bytes(room)}, {fits}", y)
     most, top, left = max(peak, room), y + 22, MARGIN_PX + LABELS_PX
     frame = Rectangle(left, top, BARS_PX * room / most, chart.BAR_PX, 2, *GREY)
-    colours = BLUE if memory["fits"] else RED
-    whole = chart.Bar("of the device", ((peak, colours, ""),), "")
+    over = max(peak - room, 0)
+    whole = chart.Bar("of the device", ((peak - over, BLUE, ""), (over, RED, "")), "")
     parts = tuple((memory[name], OF_PART[name], name) for name in PARTS)
     made = chart.Bar("made of", parts, "")
     groups = [heading, Group(f"room: {_bytes(room)}", (frame,))]
@@ -107,8 +107,8 @@ def _sweep(found: dict[str, Any], by: str, at: str, y: float) -> tuple[list[Grou
     peak = max(point["memory"]["peak"] for point in points)
     unit, name = next(((unit, name) for unit, name in BYTES if peak >= unit), BYTES[-1])
     near = room <= 3 * peak
-    limit = (room / unit, f"room of a device: {_bytes(room)}") if near else None
-    tops = f"peak memory, {name}" + ("" if near else f" (room: {_bytes(room)})")
+    limit = room / unit if near else None
+    tops = f"peak memory, {name} ({'dashed' if near else 'room'}: {_bytes(room)})"
     heading, top = _heading(f"by {by}", y), y + 50
     groups = [heading]
     for title, column, colour, line, value in (

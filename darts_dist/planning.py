@@ -154,7 +154,7 @@ def _read(config: AnyPlan, step: Step, runs: Runs, machine: machines.Machine, ad
             trusted = told.flops >= expected / 2 and not (expected and told.looped)
             counted = told.moved and not told.looped
             several = len(program.executables) > 1
-            label = f"{name} {'/'.join(map(str, own))}" if several else name
+            label = f"{name}, {'/'.join(map(str, own))} words" if several else name
             found.append(
                 {
                     "program": label,

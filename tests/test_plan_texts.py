@@ -34,7 +34,7 @@ def test_a_training_counts_windows_by_their_lengths(tmp_path):
     words = ("genotype=DARTS_V2", "space.kind=rnn", "data.excess=4", "data.sizes=[13]")
     found = plan(tmp_path, *SMALL, *words, "--workdir", "text")
     rows = {row["program"]: row for row in found["programs"]}
-    short, long = rows["gradient_params 13"], rows["gradient_params 16"]
+    short, long = rows["gradient_params, 13 words"], rows["gradient_params, 16 words"]
     assert short["uses"] + long["uses"] == pytest.approx(1) and min(short["uses"], long["uses"]) > 0
     assert short["flops_from"] == long["flops_from"] == "multiply-adds"
     assert long["flops"] / short["flops"] == pytest.approx(16 / 13)

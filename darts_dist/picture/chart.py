@@ -12,7 +12,7 @@ from darts_dist.picture.drawing import INK, PAPER, QUIET, Group, Rectangle, Shap
 Colours = tuple[str, str]
 """Inside and around."""
 
-GRID = "#e5e7eb"
+GRID, LIMIT = "#e5e7eb", "#b93a26"
 BAR_PX, ROW_PX = 14, 22  # a bar; from one to the next
 DOT_PX = 4.5  # half of a point
 TICKS = 4  # at most, above zero
@@ -87,14 +87,14 @@ def panel(
     points: Sequence[Point],
     box: tuple[float, float, float, float],
     colour: str,
-    limit: tuple[float, str] | None = None,
+    limit: float | None = None,
 ) -> list[Group]:
     """Returns points, joined, over a logarithmic axis; box: x, y, width and height of the plane.
 
-    limit: a value that is drawn as a dashed line with its name.
+    limit: a value that is drawn as a dashed line.
     """
     x, y, width, height = box
-    values = [point.value for point in points] + ([limit[0]] if limit else [])
+    values = [point.value for point in points] + ([] if limit is None else [limit])
     step = tick(max(values))
     most = step * max(math.ceil(max(values) / step * 1.001), 1)
     first, last = (math.log2(end) for end in (points[0].at, points[-1].at))
@@ -109,10 +109,9 @@ def panel(
         level = y + height * (1 - at * step / most)
         shapes.append(Stroke(((x, level), (x + width, level)), GRID if at else QUIET))
         shapes.append(Text(x - 8, level, f"{at * step:,.10g}", 11, QUIET, anchor="end"))
-    if limit:
-        level = y + height * (1 - limit[0] / most)
-        shapes.append(Stroke(((x, level), (x + width, level)), "#b93a26", (6, 4)))
-        shapes.append(Text(x + 4, level - 9, limit[1], 11, "#b93a26", anchor="start"))
+    if limit is not None:
+        level = y + height * (1 - limit / most)
+        shapes.append(Stroke(((x, level), (x + width, level)), LIMIT, (6, 4)))
     groups, right = [Group(title, tuple(shapes))], -math.inf
     groups.append(Group("line", (Stroke(tuple(map(place, points)), colour),)))
     for point in points:
