@@ -44,7 +44,9 @@ def test_points_lie_as_high_as_their_values_and_doubles_are_equally_far_apart():
 
 
 def test_what_is_not_compiled_is_hollow():
-    (solid, *_), (ring, *_) = (shapes(panel([1, 2], hollow=one), Rectangle) for one in (0, 1))
+    (solid, *_), (ring, *_) = (
+        shapes(panel([1, 2], hollow=one), Rectangle) for one in (False, True)
+    )
     assert solid.fill == BLUE[1] and ring.fill == PAPER and ring.stroke == BLUE[1]
 
 
