@@ -47,11 +47,11 @@ from darts_dist.rules import (
 from darts_dist.textknobs import (
     TextAlphas,
     TextData,
-    TextEvaluation,
     TextMethod,
     TextNetwork,
     TextRegularisation,
     TextSchedule,
+    TextSearchEvaluation,
     TextSpace,
     TextWeights,
 )
@@ -133,7 +133,7 @@ class TextConfig(Table, frozen=True, kw_only=True):
     alphas: TextAlphas = TextAlphas()
     regularisation: TextRegularisation = TextRegularisation()
     schedule: TextSchedule = TextSchedule()
-    evaluation: TextEvaluation = TextEvaluation()
+    evaluation: TextSearchEvaluation = TextSearchEvaluation()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     cluster: Cluster = Cluster()

@@ -183,6 +183,18 @@ class TextEvaluation(Table, frozen=True, kw_only=True):
     ] = "exact"
 
 
+class TextSearchEvaluation(TextEvaluation, frozen=True, kw_only=True):
+    """scoring by perplexity"""
+
+    statistics: Annotated[
+        Literal["running", "batch"],
+        about(
+            "of the norm: running ones, which mix all states of the cell, as the original's code "
+            "does, or of the columns scored, as its paper does"
+        ),
+    ] = "running"
+
+
 class TextTrainEvaluation(TextEvaluation, frozen=True, kw_only=True):
     """scoring by perplexity"""
 

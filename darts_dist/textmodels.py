@@ -32,6 +32,7 @@ class LanguageModel:
     score_names, total_names = ("loss",), ("loss", "count")
     apply: Callable  # of `spaces.rnn`
     init: Callable
+    batch_scores = False  # whether the norm goes by batch statistics where words are scored
     rates = SEED  # each seed's learning rate is scaled by the length of its own window
     penalises = True
 
@@ -72,7 +73,7 @@ class LanguageModel:
         return (shown["tokens"], hidden, shown["length"], keys, places), shown["targets"]
 
     def outputs(self, params, stats, alphas, fed, *, train):
-        """Returns ((`language.Outputs`, length), moved statistics)."""
+        """Returns ((`language.Outputs`, length), moved statistics); train: with dropout."""
         tokens, hidden, length, keys, places = fed
         length, masks = length[0], None
         if train:
@@ -88,7 +89,14 @@ class LanguageModel:
             )
         weights = self.weights(alphas)
         out, moved = self.apply(
-            params, stats, tokens.T, hidden, weights, masks, length, train=train
+            params,
+            stats,
+            tokens.T,
+            hidden,
+            weights,
+            masks,
+            length,
+            train=train or self.batch_scores,
         )
         return (out, length), moved
 
@@ -147,6 +155,7 @@ class LanguageSearchModel(LanguageModel):
 
     def __init__(self, config, words):
         super().__init__(config, words, ("train", "valid"))
+        self.batch_scores = config.evaluation.statistics == "batch"
         self.init, self.apply = rnn.build(
             words=words,
             width=config.network.channels,

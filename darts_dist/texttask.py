@@ -147,6 +147,13 @@ class TextSearch(TextTask):
     def __init__(self, config: TextConfig, corpus: Corpus) -> None:
         """Builds everything up to the programs; nothing is compiled yet."""
         super().__init__(config, corpus)
+        columns, devices = config.evaluation.batch, self.mesh.shape["data"]
+        if config.evaluation.statistics == "batch" and (columns % devices or columns < 2 * devices):
+            raise ConfigError(
+                f"evaluation.statistics=batch: evaluation.batch={columns} does not give each of "
+                f"the {devices} devices of a seed as many columns, two or more; use {2 * devices}, "
+                f"{3 * devices}, ... or fewer devices (mesh.data)"
+            )
         words = len(corpus.words)
         self.programs = textsteps.make_search(config, self.mesh, words, self.epoch_steps)
 

@@ -115,6 +115,31 @@ def test_the_originals_mean_counts_a_row_more(pair):
 
 
 @pytest.mark.medium
+def test_a_search_is_scored_by_batch_statistics_when_asked():
+    more = ("evaluation.statistics=batch", "evaluation.batch=4")
+    task = small.search(*ONE, *more)
+    states, rows = task.init(), task.valid
+    found, state = scored(task, states), of_seed(copied(task, states), 0)
+    model, hidden, wanted = task.programs.one.model, np.zeros((4, 6)), 0.0
+    apply = jax.jit(model.apply, static_argnames="train")
+    for start in range(0, len(rows) - 1, 5):
+        window, weights = rows[start : start + 6], model.weights(state.alphas)
+        given = (state.params, state.stats, window[:-1], hidden, weights)
+        out, _ = apply(*given, train=True)
+        own = losses.sequence_cross_entropy(out.logits, window[1:]).sum()
+        hidden, wanted = out.hidden, wanted + float(own) * (len(window) - 1)
+    assert float(found["loss"][0]) == pytest.approx(wanted, rel=1e-12)
+    ends = []
+    for mesh in (ONE, ("mesh.seed=1", "mesh.data=2")):
+        task = small.search(*mesh, *more, "batch_norm.sync=batch")
+        ends.append(scored(task, task.init()))
+    near(ends[1], ends[0], 1e-10)
+    near(ends[0], found, 1e-10)
+    with pytest.raises(ConfigError, match=r"evaluation.batch=4 does not give each of the 8 dev"):
+        small.search("mesh.seed=1", "mesh.data=8", *more)
+
+
+@pytest.mark.medium
 def test_the_hidden_state_is_carried_and_begins_anew_with_the_text():
     task = small.training(*ONE, train=200)
     course = [task.windows[step]["train"]["starts"].item() for step in range(12)]
