@@ -40,6 +40,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(py) tools/bench.py input
 	$(py) tools/bench.py kernels
+	$(py) tools/bench.py rnn
 
 clean:
 	rm -rf $(VENV) build dist darts_dist.egg-info .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ from darts_dist import cluster, genotype, textdata, textsteps
 from darts_dist.config import TextConfig
 from darts_dist.data import pipeline, text, windows
 from darts_dist.data.text import Corpus
+from darts_dist.errors import ConfigError
 from darts_dist.genotype import RnnGenotype
 from darts_dist.programs import SEED
 from darts_dist.spaces import rnn, table

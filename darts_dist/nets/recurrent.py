@@ -38,7 +38,10 @@ ACTIVATIONS = {
 def product(x, w, compute):
     """Returns x @ w, multiplied in `compute` and summed in at least float32."""
     wide = jnp.promote_types(compute, jnp.float32)
-    return jnp.matmul(x.astype(compute), w.astype(compute), preferred_element_type=wide)
+    # With one axis of rows, XLA on CPU has less to transpose in the backward pass.
+    rows = x.reshape(-1, x.shape[-1]) if w.ndim == 2 else x
+    out = jnp.matmul(rows.astype(compute), w.astype(compute), preferred_element_type=wide)
+    return out.reshape(*x.shape[:-1], w.shape[-1])
 
 
 def masked(x, mask):
