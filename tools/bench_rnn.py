@@ -19,8 +19,8 @@ import numpy as np
 
 from darts_dist.errors import ConfigError
 
-# Relative differences of loss and norm that rounding may make: the first states hardly vary, and
-# the shared norm makes them large, step after step; the norm of the gradient feels it.
+# Relative differences of loss and norm by rounding. The first states hardly vary, and the
+# shared norm makes them large, step after step; the norm of the gradient feels it.
 CLOSE = (1e-5, 5e-2)
 TIMES = ("wall_s", "cpu_s")
 PRODUCT = 3072  # side of the matrices whose product is timed
