@@ -57,17 +57,8 @@ def bench_rnn(args):
     product = {kind.replace("_s", "_gflop_per_s"): round(rate, 1) for kind, rate in best.items()}
     found = {"rnn": list(told.values()), "product": [product]}
     if theirs:
-        ratios = [row["torch"]["wall_s"] / row["ours"]["wall_s"] for row in rows[1:]]
-        found["ratio"] = [
-            {
-                "torch_over_ours": round(told["torch"]["wall_s"] / told["ours"]["wall_s"], 2),
-                "least": round(min(ratios), 2),
-                "most": round(max(ratios), 2),
-                "of_cpu_time": round(told["torch"]["cpu_s"] / told["ours"]["cpu_s"], 2),
-                "last_loss": round(rows[-1]["ours"]["gave"][0], 5),
-                "last_loss_torch": round(rows[-1]["torch"]["gave"][0], 5),
-            }
-        ]
+        found["ratio"] = [ratio(kind, rows[1:]) for kind in TIMES]
+        found["last_loss"] = [{name: round(rows[-1][name]["gave"][0], 5) for name in rows[-1]}]
     return found
 
 
@@ -227,6 +218,15 @@ def flops_of(task):
     edges = network.nodes * (network.nodes + 1) // 2
     a_word = 2 * width * words + 2 * (2 * width) ** 2 + edges * 2 * width * 2 * width
     return 3 * data.global_batch * data.window * a_word
+
+
+def ratio(kind, rows):
+    """Returns PyTorch's time over ours, of the medians, and over the turns the least and most."""
+    ours, theirs = ([row[name][kind] for row in rows] for name in ("ours", "torch"))
+    ratios = [other / own for own, other in zip(ours, theirs, strict=True)]
+    whole = statistics.median(theirs) / statistics.median(ours)
+    found = {"torch_over_ours": whole, "least": min(ratios), "most": max(ratios)}
+    return {"time": kind} | {name: round(value, 2) for name, value in found.items()}
 
 
 def summary(name, rows, flops, rates):
