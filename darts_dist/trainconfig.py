@@ -3,6 +3,7 @@
 Tables that a search has too are those of `knobs`; reading and writing are `config`'s.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -198,7 +199,11 @@ def of_run(run: str, overrides: Sequence[str] = ()) -> Any:
     try:  # without the overrides, whose errors are their own
         configs.load_as(TRAININGS, str(path), packaged="")
     except ConfigError as error:
-        raise ConfigError(f"{run} is no run of train: {error}") from None
+        found = str(error)
+        with contextlib.suppress(ConfigError):
+            configs.load(str(path))
+            found = "it is one of search; select trains its cells"
+        raise ConfigError(f"{run} is no run of train: {found}") from None
     return configs.load_as(TRAININGS, str(path), overrides, packaged="")
 
 

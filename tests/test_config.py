@@ -219,9 +219,8 @@ def test_differences_name_each_key_with_both_values():
 
 
 def test_the_keys_free_on_resume_are_keys():
-    for struct in (config.Config, TrainConfig):
-        keys = schema.knobs(struct)
-        assert all(any(key.startswith(one) for key in keys) for one in config.FREE_ON_RESUME)
+    keys = [*schema.knobs(config.Config), *schema.knobs(TrainConfig)]
+    assert all(any(key.startswith(one) for key in keys) for one in config.FREE_ON_RESUME)
     assert "schedule.epochs".startswith(config.FREE_ON_RESUME)
     assert "mesh.seed".startswith(config.FREE_ON_RESUME)
     assert "data.broken".startswith(config.FREE_ON_RESUME)

@@ -25,16 +25,26 @@ class Naive(ChannelsLast):
     """Every depthwise and every pointwise convolution by itself, as they are defined."""
 
     @staticmethod
-    def separable(x, dw, pw, stride, dilation):
-        return Naive._each(lambda s, o, t: x[..., s, :], dw, pw, stride, dilation)
+    def fold(dw, pw, dtype):
+        return dw.astype(dtype), pw.astype(dtype)
 
     @staticmethod
-    def separable_each(x, dw, pw):
-        return Naive._each(lambda s, o, t: x[..., s, o, t, :], dw, pw, 1, 1)
+    def pick(filters, rows, margin):
+        dw, pw = filters
+        inside = slice(margin, dw.shape[-2] - margin)
+        return dw[:, rows, inside, inside], pw[:, rows]
 
     @staticmethod
-    def _each(own, dw, pw, stride, dilation):
-        S, O, T, k, _, C = dw.shape
+    def separable(x, filters, stride, dilation):
+        return Naive._pairs(lambda s, t, o: x[..., s, :], *filters, stride, dilation)
+
+    @staticmethod
+    def separable_each(x, filters):
+        return Naive._pairs(lambda s, t, o: x[..., s, t, o, :], *filters, 1, 1)
+
+    @staticmethod
+    def _pairs(own, dw, pw, stride, dilation):
+        S, T, O, k, _, C = dw.shape
         pad = (dilation * (k // 2),) * 2
 
         def one(*at):
@@ -48,7 +58,7 @@ class Naive(ChannelsLast):
                 return one(*start)
             return jnp.stack([stacked((*start, i), sizes[1:]) for i in range(sizes[0])], 3)
 
-        return stacked((), (S, O, T))
+        return stacked((), (S, T, O))
 
 
 @pytest.fixture(autouse=True)
