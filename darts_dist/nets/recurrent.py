@@ -126,7 +126,7 @@ class RecurrentSearchCell(RecurrentCell):
 
             def normalise(x):
                 if train:
-                    own = (x.mean(0), jnp.square(x).mean(0))
+                    own = jnp.stack((x.mean(0), jnp.square(x).mean(0)))
                     averaged = mean_and_variance(own, self.axis_name)
                     mean, variance = (checkpoint_name(m, MOMENTS) for m in averaged)
                     moments.append((mean, variance))
