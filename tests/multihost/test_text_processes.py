@@ -7,7 +7,7 @@ import sys
 import launching
 import pytest
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.timeout(900)]
 SIZES = (
     "network.channels=4",
     "data.global_batch=8",
