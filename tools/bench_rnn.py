@@ -236,10 +236,10 @@ def summary(name, rows, flops, rates):
     share = {kind: flops / time / 1e9 / rates[kind] for kind, time in middle.items()}
     return {
         "step": name,
-        "wall_s": round(middle["wall_s"], 2),
-        "least_s": round(seen["wall_s"][0], 2),
-        "most_s": round(seen["wall_s"][-1], 2),
-        "cpu_s": round(middle["cpu_s"], 2),
+        "wall_s": round(middle["wall_s"], 5),
+        "least_s": round(seen["wall_s"][0], 5),
+        "most_s": round(seen["wall_s"][-1], 5),
+        "cpu_s": round(middle["cpu_s"], 5),
         "flops": flops,
         "gflop_per_s": round(flops / middle["wall_s"] / 1e9, 1),
         "of_product_percent": round(100 * share["wall_s"]),
