@@ -20,6 +20,7 @@ import darts_dist
 from darts_dist import config, ending, planconfig, processes, schema, trainconfig, weightfile
 from darts_dist.errors import ConfigError, InputError, StorageError
 from darts_dist.knobs import Table
+from darts_dist.summary import summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _run(module: str, resolved: Any, workdir: str, given: argparse.Namespace) ->
     told = json.dumps({**result, "workdir": workdir}) if given.json else tell(result, workdir)
     print(told, flush=True)
     if getattr(resolved, "select", False):
-        _go_on(["select", workdir, *resolved.select_with, *["--json"][: given.json]])
+        _go_on(["select", workdir, *resolved.select_with, *(["--json"] if given.json else [])])
     return 0
 
 
@@ -278,68 +279,6 @@ def _new_name(path: str) -> str:
         number += 1
         tried = f"{path}-{number}"
     return tried
-
-
-def summary(result: dict[str, Any], workdir: str) -> str:
-    """Returns what a person wants to know of a result: cells and scores by seed, and where."""
-    lines = _table(result["cells"]) if "cells" in result else []
-    for seed in result.get("seeds", []):
-        lines.append(f"seed {seed['seed']}: {seed['status']}{_scores(seed)}")
-        genotype = seed.get("genotype") or {}
-        for cell, edges in genotype.items():
-            if isinstance(edges, list) and edges and isinstance(edges[0], list | tuple):
-                lines.append(
-                    f"  {cell}: " + ", ".join(f"{name} {source}" for name, source in edges)
-                )
-    if result.get("best_seed") is not None:
-        lines.append(f"best: seed {result['best_seed']}")
-    percent, plain = ("valid_error", "valid_error_top5"), ("valid_perplexity", "test_perplexity")
-    for key in (*percent, *plain):
-        mean = result.get("metrics", {}).get(f"{key}_mean")
-        if mean is not None:
-            deviation, unit = result["metrics"][f"{key}_deviation"], " %" if key in percent else ""
-            name = key.replace("_", " ")
-            lines.append(f"{name}: {mean:.2f}{unit} (deviation {deviation:.2f})")
-    if "multiply_adds" in result.get("metrics", {}):
-        found = result["metrics"]
-        lines.append(
-            f"parameters: {found['parameters']:,}; multiply-adds: {found['multiply_adds']:,}"
-        )
-    lines.append(f"{'file' if os.path.isfile(workdir) else 'run'}: {workdir}")
-    return "\n".join(lines)
-
-
-def _table(cells: list[dict[str, Any]]) -> list[str]:
-    """Returns the ranking of cells as lines of a table."""
-    words = any("valid_perplexity_mean" in cell for cell in cells)
-    score, unit = ("perplexity", "") if words else ("error", " %")
-    rows = [("cell", score, "deviation", "loss", "parameters", "multiply-adds")]
-    for cell in cells:
-        if cell["status"] == "completed":
-            mean, deviation = (cell[f"valid_{score}_{name}"] for name in ("mean", "deviation"))
-            loss = cell["valid_loss_mean"]
-            numbers = (
-                f"{mean:.2f}{unit}",
-                f"{deviation:.2f}",
-                f"{loss:.4f}",
-                f"{cell['parameters']:,}",
-                f"{cell['multiply_adds']:,}",
-            )
-            rows.append((cell["cell"], *numbers))
-        else:
-            rows.append((cell["cell"], cell["status"], "", "", "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-
-
-def _scores(seed: dict[str, Any]) -> str:
-    units = {"train_loss": "", "valid_loss": "", "valid_accuracy": " %"}
-    units |= {"valid_perplexity": "", "test_perplexity": ""}
-    known = [key for key in units if isinstance(seed.get(key), int | float)]
-    return "".join(f", {key.replace('_', ' ')} {seed[key]:.4g}{units[key]}" for key in known)
 
 
 def use_huge_pages() -> None:

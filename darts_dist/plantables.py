@@ -5,6 +5,8 @@ Place: layer 4, part of the verb `plan`; a result in, text out.
 
 from typing import Any
 
+from darts_dist.summary import aligned
+
 KEYS = {"batch": "global_batch", "seeds": "seeds"}
 
 
@@ -117,9 +119,4 @@ def _sum(step: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines of a table, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in (head, *rows)
-    ]
+    return aligned([head, *rows], left=1)

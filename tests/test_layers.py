@@ -20,8 +20,8 @@ LAYERS = {
     3: "loop opening run health task bilevel training network models steps searchstep programs"
     " seedwork searchwork textmodels textwork textdata textsteps texttask"
     " planning plandata plancosts",
-    4: "cli search journal trainjournal tellings pages select apart train evaluate plan plansweep"
-    " plantables plandrawing __init__ __main__",
+    4: "cli summary search journal trainjournal tellings pages select apart train evaluate"
+    " plan plansweep plantables plandrawing __init__ __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
