@@ -10,6 +10,7 @@ import pytest
 from darts_dist import config as configs
 from darts_dist import genotype, trainconfig
 from darts_dist.nets import costs
+from darts_dist.nets.batch_minor import BatchMinor
 from darts_dist.nets.init import Keys
 from darts_dist.nets.layout import LAYOUTS, ChannelsLast
 from darts_dist.nets.network import Network
@@ -24,15 +25,8 @@ PLAIN = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
 class Naive(ChannelsLast):
     """Every depthwise and every pointwise convolution by itself, as they are defined."""
 
-    @staticmethod
-    def fold(dw, pw, dtype):
-        return dw.astype(dtype), pw.astype(dtype)
-
-    @staticmethod
-    def pick(filters, rows, margin):
-        dw, pw = filters
-        inside = slice(margin, dw.shape[-2] - margin)
-        return dw[:, rows, inside, inside], pw[:, rows]
+    fold = staticmethod(BatchMinor.fold)  # both weights as they are
+    pick = staticmethod(BatchMinor.pick)
 
     @staticmethod
     def separable(x, filters, stride, dilation):

@@ -88,7 +88,7 @@ def _taps(padded, w, stride, dilation, height, width, start=0, mirrored=False):
     return functools.reduce(jnp.add, terms)
 
 
-def _pad_picture(x, k, stride, dilation, shared):
+def _pad_picture(x, k, dilation, shared):
     """x padded by `_margin` on each side; the output and the filter's cotangent read the same."""
     margin = (_margin(k, dilation, shared),) * 2
     return _pad(x, margin, margin, 0)
@@ -103,7 +103,7 @@ def _margin(k, dilation, shared):
 
 def _output_impl(x, w, *, k, stride, dilation, height, width):
     shared = w.shape[1] > 1
-    padded = _pad_picture(x, k, stride, dilation, shared)
+    padded = _pad_picture(x, k, dilation, shared)
     start = _margin(k, dilation, shared) - dilation * (k // 2)
     sides = -(-height // stride), -(-width // stride)
     return _taps(padded, w, stride, dilation, *sides, start=start)
@@ -132,7 +132,7 @@ def _filter_impl(x, g, *, k, stride, dilation, height, width):
     G, M, C, Ho, Wo, N = g.shape
     shared = M > 1
     margin = _margin(k, dilation, shared)
-    padded = _pad_picture(x, k, stride, dilation, shared)[..., margin : margin + height, :, :]
+    padded = _pad_picture(x, k, dilation, shared)[..., margin : margin + height, :, :]
     start, span = margin - dilation * (k // 2), (Wo - 1) * stride + 1
     lefts = [start + j * dilation for j in range(k)]
     columns = [padded[..., left : left + span : stride, :] for left in lefts]

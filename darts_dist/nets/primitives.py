@@ -137,29 +137,16 @@ def sum_axes(x, axes):
     )
 
 
-def _repeat_impl(x, *, axis, count):
-    out = list(x.shape)
-    out.insert(len(out) + axis + 1, count)
-    kept = [at for at in range(len(out)) if at != len(out) + axis]
-    return lax.optimization_barrier(lax.broadcast_in_dim(x, out, kept))
+def _repeat_impl(x, *, axes, sizes):
+    return lax.optimization_barrier(_spread_axes_impl(x, axes=axes, sizes=sizes))
 
 
-def _repeat_shape(x, *, axis, count):
-    whole = list(x)
-    whole.insert(len(whole) + axis + 1, count)
-    return tuple(whole)
-
-
-def _repeat_back_impl(g, *, axis, count):
-    return g.sum(axis)
-
-
-def _repeat_back_shape(g, *, axis, count):
-    return tuple(size for at, size in enumerate(g) if at != len(g) + axis)
+def _repeat_back_impl(g, *, axes, sizes):
+    return g.sum(axes)
 
 
 _repeat, _ = linear_pair(
-    "repeat", _repeat_impl, _repeat_shape, _repeat_back_impl, _repeat_back_shape
+    "repeat", _repeat_impl, _spread_axes_shape, _repeat_back_impl, _sum_axes_shape
 )
 
 
@@ -169,4 +156,4 @@ def repeat(x, count):
     Written out to memory, so that XLA does not join the sum over that axis in the derivative with
     the sums before it.
     """
-    return _repeat.bind(x, axis=-x.ndim - 1, count=count)
+    return _repeat.bind(x, axes=(-x.ndim - 1,), sizes=(count,))

@@ -52,7 +52,7 @@ def bars(
             wide = width * value / most if most else 0.0
             if wide > 0:
                 shapes.append(Rectangle(left, top, max(wide, 1), BAR_PX, 2, fill, stroke))
-                inside = f"{what}" if wide > LETTER * 11 * len(what) + 8 else ""
+                inside = what if wide > LETTER * 11 * len(what) + 8 else ""
                 if inside:
                     shapes.append(Text(left + wide / 2, top + BAR_PX / 2, inside, 11, stroke))
             left += wide
