@@ -19,7 +19,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from darts_dist import cluster, ending
-from darts_dist.errors import ClusterError, ConfigError, DartsError, InputError, StorageError
+from darts_dist.errors import (
+    BY_CODE,
+    ClusterError,
+    ConfigError,
+    InputError,
+    Interrupted,
+    StorageError,
+)
 
 T = TypeVar("T")
 SHOWN = 5  # differences of a process that are told
@@ -74,13 +81,16 @@ def together(prepare: Callable[[], T]) -> T:
     """Returns what `prepare` returns, where it succeeds on all processes.
 
     Where it fails on some, these raise their own error and the others one of the same exit code
-    that names them.
+    that names them.  Who is interrupted waits for the others a few seconds only.
     """
     if jax.process_count() == 1:
         return prepare()
     value, own, told = None, None, ""
     try:
         value = prepare()
+    except Interrupted:
+        cluster.leave(meet=False)
+        raise
     except Exception as error:
         own, known = error, ending.classify(error)
         told = f"{known.exit_code if known else 1} {known or repr(error)}"
@@ -92,8 +102,7 @@ def together(prepare: Callable[[], T]) -> T:
         raise own
     number, text = next(iter(failed.items()))
     code, _, reason = text.partition(" ")
-    kinds: dict[str, type[DartsError]] = {"2": InputError, "5": StorageError}
-    raise kinds.get(code, ClusterError)(f"process {number} cannot start: {reason}")
+    raise BY_CODE.get(int(code), ClusterError)(f"process {number} cannot start: {reason}")
 
 
 def check_folder(folder: epath.Path) -> None:

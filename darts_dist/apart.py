@@ -16,21 +16,17 @@ import tempfile
 import time
 from collections.abc import Mapping
 
-from darts_dist import processes
-from darts_dist.errors import (
-    ClusterError,
-    ConfigError,
-    DivergedError,
-    InputError,
-    Interrupted,
-    StorageError,
-)
+from darts_dist import processes, xla_flags
+from darts_dist.errors import BY_CODE, ClusterError, ConfigError, DivergedError, Interrupted
 from darts_dist.trainconfig import SelectConfig, TextSelectConfig
 
 POLL_S = 0.1
-PROBE = "import jax; print(jax.default_backend(), jax.local_device_count())"
-FORCED = re.compile(r"--xla_force_host_platform_device_count=\S+")
-KINDS = {2: InputError, 4: ClusterError, 5: StorageError}
+PROBE = """
+import sys, jax
+from darts_dist import cluster
+cluster.start(platform=sys.argv[1], cpu_devices=int(sys.argv[2]), alone=True, cache=False)
+print(jax.default_backend(), jax.local_device_count())
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +43,19 @@ class Host:
 
 
 def look(config: SelectConfig | TextSelectConfig) -> Host:
-    """Returns what this host has, seen by a process that ends; ClusterError where jax cannot tell.
-
-    The environment wins over the config, as it does in `cluster.start`.
-    """
-    environment = processes.alone(os.environ)
-    if config.cluster.platform:
-        environment.setdefault("JAX_PLATFORMS", config.cluster.platform)
-    if config.cluster.cpu_devices and not FORCED.search(environment.get("XLA_FLAGS", "")):
-        environment.setdefault("JAX_NUM_CPU_DEVICES", str(config.cluster.cpu_devices))
-    command = [sys.executable, "-c", PROBE]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    """Returns what this host has, seen by a process that ends; ConfigError where that fails."""
+    command = [
+        sys.executable,
+        "-c",
+        PROBE,
+        config.cluster.platform,
+        str(config.cluster.cpu_devices),
+    ]
+    told = subprocess.run(command, env=processes.alone(os.environ), capture_output=True, text=True)
     words = told.stdout.split()
     if told.returncode or len(words) != 2:
-        raise ClusterError(f"jax finds no devices here: {_last_line(told.stderr)}")
+        why = re.sub(r"^[\w.]+Error: ", "", _last_line(told.stderr))
+        raise ConfigError(why or "jax cannot tell which devices there are")
     return Host(words[0], int(words[1]))
 
 
@@ -71,7 +66,7 @@ def groups_of_host(asked: int, host: Host, hosts: int, cells: int) -> int:
     devices for that.  Raises ConfigError for a number that does not fit.
     """
     most = host.devices * hosts
-    if asked > most or asked % hosts or (asked > hosts and not host.divides):
+    if asked > most or asked % hosts or (asked and not host.divides):
         raise ConfigError(
             f"selection.groups={asked} does not fit {hosts} x {host.devices} devices of platform "
             f"{host.platform}; use 0 to have it chosen, 1 to train one cell after the other"
@@ -86,7 +81,7 @@ def environments(host: Host, groups: int) -> list[dict[str, str]]:
     base = processes.alone(os.environ) | {processes.PARENT: str(os.getpid())}
     share = host.devices // groups
     if host.platform == "cpu":
-        base["XLA_FLAGS"] = FORCED.sub("", base.get("XLA_FLAGS", "")).strip()
+        base["XLA_FLAGS"] = xla_flags.without_count(base.get("XLA_FLAGS", ""))
         return [base | {"JAX_NUM_CPU_DEVICES": str(share)}] * groups
     if groups == 1:
         return [base]
@@ -113,7 +108,7 @@ def train(jobs: Mapping[str, tuple[str, str]], environments: list[dict[str, str]
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 free.append(one.environment)
-                if one.ended_badly() is not None:
+                if one.has_diverged():
                     diverged.add(one.name)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
@@ -154,22 +149,19 @@ class _Training:
         )
         _say(f"{name}: training, told in {os.path.join(folder, 'log.txt')}")
 
-    def ended_badly(self) -> DivergedError | None:
-        """Returns how it diverged, None when it ended well; raises what else it ended by."""
+    def has_diverged(self) -> bool:
+        """Returns whether it did, rather than end well; raises what else it ended by."""
         with self._errors as errors:
             errors.seek(0)
             told = _last_line(errors.read().decode(errors="replace"))
         code = self.process.returncode
-        if code == 0:
-            _say(f"{self.name}: done")
-            return None
-        if code == DivergedError.exit_code:
-            _say(f"{self.name}: {told}")
-            return DivergedError(told)
+        if code in (0, DivergedError.exit_code):
+            _say(f"{self.name}: {told if code else 'done'}")
+            return code != 0
         if code == Interrupted.exit_code:
             raise Interrupted(f"the training of {self.name} was interrupted")
         how = told or (signal.Signals(-code).name if code < 0 else f"code {code}")
-        kind = ClusterError if code < 0 else KINDS.get(code, RuntimeError)
+        kind = ClusterError if code < 0 else BY_CODE.get(code, RuntimeError)
         raise kind(f"the training of {self.name} failed: {how}")
 
 

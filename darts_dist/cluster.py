@@ -63,7 +63,7 @@ def start(
         jax.config.update("jax_enable_preemption_service", False)
     elif platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platform)
-    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    forced = xla_flags.COUNT in os.environ.get("XLA_FLAGS", "")
     chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
     if cpu_devices and not forced and not chosen:
         jax.config.update("jax_num_cpu_devices", cpu_devices)

@@ -55,3 +55,10 @@ class Interrupted(DartsError):
     """Preempted or interrupted by the user; the state is saved and a new start resumes."""
 
     exit_code = 75
+
+
+BY_CODE: dict[int, type[DartsError]] = {
+    kind.exit_code: kind
+    for kind in (InputError, DivergedError, ClusterError, StorageError, Interrupted)
+}
+"""The class of what another process ended by, or told of, by its exit code."""

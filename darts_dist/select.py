@@ -81,13 +81,15 @@ def side_by_side(
     cells are trained in turn.
     """
     host = apart.look(config)
+    if not host.divides and not config.selection.groups:
+        return None
     several = processes.several(os.environ, config.cluster.platform)
-    if several and host.divides:
+    if several:
         runs.start(config, control=True)
         opening.agree(config, folder)
     hosts, own_place = (jax.process_count(), jax.process_index()) if several else (1, 0)
     groups = apart.groups_of_host(config.selection.groups, host, hosts, len(owns))
-    if groups * hosts == 1 or not host.divides:
+    if groups * hosts == 1:
         return None
 
     def share() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from darts_dist import xla_flags
 from darts_dist.errors import InputError
 from darts_dist.machines import GPUS_OF_A_HOST, Topology
 
@@ -27,7 +28,6 @@ ENVIRONMENT = {
     },
     "cuda": {},
 }
-COUNT = "--xla_force_host_platform_device_count"
 NOT_CPU = {"xla_disable_hlo_passes": "none"}  # or cluster.start would take one out for the CPU
 GPU = {
     "xla_gpu_autotune_level": "0",  # it would time kernels on the GPU
@@ -66,7 +66,7 @@ def set_environment(topology: Topology) -> None:
     os.environ.pop("JAX_PLATFORMS", None)  # or cluster.start would leave the choice to it
     flags = os.environ.get("XLA_FLAGS", "")
     if platform == "cpu":
-        flags = re.sub(rf"{COUNT}=\d+", "", flags)
+        flags = xla_flags.without_count(flags)
     else:
         wanted = NOT_CPU | (GPU if platform == "cuda" else {})
         missing = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]

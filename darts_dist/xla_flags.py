@@ -31,6 +31,7 @@ CPU_EAGER = {
     # A program of one operation has nothing to fuse, and compiles in two thirds of the time.
     "xla_cpu_use_fusion_emitters": "false",
 }
+COUNT = "xla_force_host_platform_device_count"  # of CPU devices
 DETERMINISTIC = {
     # No kernel is chosen by measuring how fast it is, and none sums up in whatever order comes.
     "xla_gpu_deterministic_ops": "true",
@@ -42,8 +43,7 @@ def use_cpu(*, platform: str = "", eager: bool = False) -> None:
     """Adds the flags that make XLA for CPU compile faster and run faster.
 
     platform: that jax is told to use, unless JAX_PLATFORMS says.  eager: for many small programs.
-    Raises ConfigError for a flag of the user that XLA does not
-    know.
+    Raises ConfigError for a flag of the user that XLA does not know.
     """
     flags = CPU | (CPU_EAGER if eager else {}) | (CPU_ALONE if _cpu_alone(platform) else {})
     given = [flag.partition("=")[0][2:] for flag in _flags() if flag.startswith("--")]
@@ -52,6 +52,11 @@ def use_cpu(*, platform: str = "", eager: bool = False) -> None:
         if name in unknown:
             raise ConfigError(f"XLA_FLAGS has --{name}, unknown to this jaxlib; take it out")
     _add({name: value for name, value in flags.items() if name not in unknown})
+
+
+def without_count(flags: str) -> str:
+    """Returns XLA_FLAGS without the number of CPU devices."""
+    return " ".join(one for one in flags.split() if not one.startswith(f"--{COUNT}="))
 
 
 def use_deterministic() -> None:

@@ -217,3 +217,22 @@ def test_what_select_would_refuse_is_told_before_the_search(tmp_path, capsys):
     assert cli.main(words) == 2
     assert "select_with: schedule.epoch is not a key" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(("victims", "wanted"), [((0, 1), [75, 75]), ((1,), [4, 4])])
+def test_hosts_that_are_told_to_leave_wait_for_the_others_but_not_for_long(
+    searched, tmp_path, victims, wanted
+):
+    command = select(searched, "schedule.epochs=10000", "cluster.heartbeat_timeout_s=5")
+    with launching.Plain(tmp_path / "said", [command] * 2) as run:
+        logs = [searched / "select" / name / "epochs.jsonl" for name in ("seed-3", "seed-4")]
+        deadline = time.monotonic() + 120
+        while not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):
+            assert time.monotonic() < deadline, run.said(0)
+            time.sleep(0.1)
+        for victim in victims:
+            run.processes[victim].send_signal(signal.SIGTERM)
+        codes = run.codes(60)
+        assert codes == wanted, [run.said(number) for number in range(2)]
+    assert not trainings(searched)
