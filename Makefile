@@ -40,6 +40,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(py) tools/bench.py input
 	$(py) tools/bench.py kernels
+	$(py) tools/bench.py search --quick
 	$(py) tools/bench.py rnn
 
 clean:

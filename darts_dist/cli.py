@@ -88,6 +88,7 @@ OPTIONS = """\
   --json          the last line on stdout is one JSON object: the result
   --workdir DIR   the run folder (default: runs/NAME-TIME); an unfinished run there is resumed
   --debug         one device, three steps, the network's table, NaN checks, tracebacks
+  --profile N     tell where the time of N steps goes, and trace them: log.profile_steps=N
   --version       print the version and end"""
 DEBUG = (
     "mesh.seed=1",
@@ -146,6 +147,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     for flag in ("--help", "--print", "--json", "--debug", "--version"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--workdir")
+    parser.add_argument("--profile", metavar="N")
     _check_text(argv)
     given = parser.parse_intermixed_args(list(argv))
     if given.version:
@@ -159,6 +161,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     if not verb:
         raise InputError(f"no verb; {USAGE}; darts-dist --help tells more")
     module, on_run = VERBS[verb].module, VERBS[verb].on_run
+    if given.profile is not None:
+        words.append(f"log.profile_steps={given.profile}")
     first, resolved = _resolve(VERBS[verb], words, given.debug)
     if given.print:
         return _show(config.dump(resolved).strip())

@@ -256,6 +256,9 @@ class Log(Table, frozen=True, kw_only=True):
     pictures_every: Annotated[
         int, about("evaluations between pictures in a search's event files; 0: none", ge=0)
     ] = 1
+    profile_steps: Annotated[
+        int, about("steps whose time is told part by part and traced, early on; 0: none", ge=0)
+    ] = 0
     network: Annotated[
         bool, about("show the size, parameters and multiply-adds of each cell at the start")
     ] = False

@@ -15,6 +15,8 @@ from darts_dist import cluster
 from darts_dist.errors import Interrupted
 from darts_dist.watchdog import Watchdog
 
+part = jax.profiler.TraceAnnotation  # tells a profile (`profiling`) where the loop is
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -22,7 +24,7 @@ class Work:
 
     feed(done) -> iterator of this process's batches from that step on.  advance(state, batch,
     done) -> (state, metrics of global arrays) dispatches one step.  report(done, metrics, step_s)
-    gets an earlier step's metrics, fetched.
+    gets an earlier step's metrics, fetched.  before(done, state) is called ahead of each step.
     end_epoch(epoch, state) -> state, epoch counted from 0.  save(done, state) starts a
     checkpoint; flush() completes it.
     """
@@ -30,6 +32,7 @@ class Work:
     feed: Callable[[int], Any]
     advance: Callable[[Any, Any, int], tuple[Any, Any]]
     report: Callable[[int, Any, float], None]
+    before: Callable[[int, Any], None]
     end_epoch: Callable[[int, Any], Any]
     save: Callable[[int, Any], None]
     flush: Callable[[], None]
@@ -68,7 +71,8 @@ def fit(
         if late is not None:
             done, metrics = late
             late = None
-            work.report(done, jax.device_get(metrics), times[-1] if times else 0.0)
+            with part("darts:report"):
+                work.report(done, jax.device_get(metrics), times[-1] if times else 0.0)
 
     with contextlib.closing(work.feed(start)) as batches:
         before, began = None, time.perf_counter()
@@ -82,8 +86,13 @@ def fit(
                     work.save(done, state)
                 work.flush()
                 raise Interrupted(f"stopped at step {done}, and the state is saved")
-            state, metrics = work.advance(state, next(batches), done)
-            jax.block_until_ready(before)
+            work.before(done, state)
+            with part("darts:feed"):
+                batch = next(batches)
+            with part("darts:dispatch"):
+                state, metrics = work.advance(state, batch, done)
+            with part("darts:wait"):
+                jax.block_until_ready(before)
             now = time.perf_counter()
             times.append(now - began)
             before, began = metrics, now

@@ -23,6 +23,7 @@ from darts_dist.errors import CheckpointError, DivergedError, InputError, Interr
 from darts_dist.events import Events
 from darts_dist.health import Health
 from darts_dist.metrics import Recorder
+from darts_dist.profiling import Profile
 from darts_dist.task import States, Task
 from darts_dist.trainconfig import AnyConfig
 from darts_dist.watchdog import Watchdog
@@ -156,6 +157,8 @@ class Run:
         self.events = Events(folder, on=cluster.is_main() and config.log.tensorboard)
         self.journal = journal(task, self.recorder, self.events)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        steps = config.log.profile_steps if cluster.is_main() else 0
+        self.profile = Profile(folder, steps, self._texts, self.recorder.message)
         self.health = Health(task, self.recorder, self.events, self.checkpoints)
         self.resumed_from: list[int] = []
         self.timings: dict[str, float] = {}
@@ -176,6 +179,7 @@ class Run:
                 feed=self.task.batches,
                 advance=self._advance,
                 report=self._report,
+                before=self.profile.before,
                 end_epoch=self._end_epoch,
                 save=self._save,
                 flush=self.checkpoints.wait,
@@ -187,6 +191,7 @@ class Run:
 
     def close(self) -> None:
         """Closes what is open; a failed run keeps what it wrote."""
+        self.profile.close()
         self.events.close()
         self.recorder.close()
         if self.claim >= 0:
@@ -242,6 +247,10 @@ class Run:
                 f"give the same {self.task.unit}"
             )
 
+    def _texts(self) -> dict[str, str]:
+        programs = self.task.programs.programs
+        return {name: one.executable.as_text() for name, one in programs.items() if one.executable}
+
     # What the loop asks for.
 
     def _advance(self, states: States, batch: Any, done: int) -> tuple[States, Any]:
@@ -278,6 +287,7 @@ class Run:
         self.checkpoints.save(done, self.task.join(states), meta)
 
     def _finish(self, states: States, times: list[float], began: float) -> dict[str, Any]:
+        self.profile.end(self.pace.total, states)
         digests = packing.digests(self.task.join(states))
         median = statistics.median(times[1:] or times) if times else 0.0
         examples = self.task.step_examples * len(self.seeds)

@@ -58,33 +58,41 @@ class BilevelStep(Step):
         valid_loss, valid_accuracy (of the batch that the
         alpha gradient was taken on), alpha_grad_norm, and the tree alpha_grads.
         """
-        rate = self._rate(rate)
-        stats, extra, train, carried = state.stats, {}, ready["train"], {}
+        rate, stats, extra, carried = self._rate(rate), state.stats, {}, {}
         if architect:
-            momentum = optim.momentum_buffer(state.weight_opt)
-            hyper = self.hypergradient(
-                self.passes,
-                state.params,
-                stats,
-                state.alphas,
-                momentum,
-                rate,
-                train,
-                ready["valid"],
-            )
-            alive, alphas, alpha_opt, extra = self._programs["alpha_step"](
-                state.alive, state.alphas, state.alpha_opt, hyper.direct, hyper.implicit, rate
-            )
-            if self.config.method.architect_statistics == "move":
-                stats = hyper.stats
-            extra |= {f"valid_{name}": value for name, value in hyper.metrics.items()}
-            carried["valid"] = hyper.carried
-            state = dataclasses.replace(state, alive=alive, alphas=alphas, alpha_opt=alpha_opt)
-        at = state.params, stats, state.alphas, train
+            state, stats, extra, carried = self.move_alphas(state, ready, rate)
+        at = state.params, stats, state.alphas, ready["train"]
         here = self._gradients[self.weight_wrt](*at)
         carried["train"] = here["carried"]
         state, metrics = self._move_weights(state, here, rate, carried)
         return state, metrics | extra
+
+    def move_alphas(self, state, ready, rate):
+        """Returns (state, statistics for the step of the weights, metrics, what is carried on by
+        stream) after the step of one block's alphas at a learning rate of its weights.
+        """
+        rate = self._rate(rate)
+        hyper = self.hypergradient(
+            self.passes,
+            state.params,
+            state.stats,
+            state.alphas,
+            optim.momentum_buffer(state.weight_opt),
+            rate,
+            ready["train"],
+            ready["valid"],
+        )
+        alive, alphas, alpha_opt, metrics = self._programs["alpha_step"](
+            state.alive, state.alphas, state.alpha_opt, hyper.direct, hyper.implicit, rate
+        )
+        moved = self.config.method.architect_statistics == "move"
+        metrics |= {f"valid_{name}": value for name, value in hyper.metrics.items()}
+        return (
+            dataclasses.replace(state, alive=alive, alphas=alphas, alpha_opt=alpha_opt),
+            hyper.stats if moved else state.stats,
+            metrics,
+            {"valid": hyper.carried},
+        )
 
     def _trace_update(self, state, ready):
         if self.config.method.warmup_epochs:

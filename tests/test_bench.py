@@ -133,9 +133,30 @@ def test_the_rnn_bench_comes_to_the_same_loss_as_pytorch():
     assert loss["ours"] == pytest.approx(loss["torch"], abs=2e-5)
 
 
-def test_without_pytorch_the_rnn_bench_says_how_to_get_it(tmp_path):
+SEARCH = ("search", "--channels", "2", "--layers", "2", "--image", "8", "--batch", "4")
+
+
+@pytest.mark.medium
+def test_the_search_bench_times_the_three_steps():
+    found = json.loads(bench(*SEARCH, "--repeats", "1", "--json"))
+    assert list(found) == ["search"]
+    assert [row["step"] for row in found["search"]] == ["weight", "first", "second"]
+    for row in found["search"]:
+        assert row["side"] == "ours" and 0 < row["least_s"] <= row["wall_s"] <= row["most_s"]
+
+
+@pytest.mark.medium
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_the_search_bench_comes_to_the_same_losses_as_pytorch():
+    found = json.loads(bench(*SEARCH, "--repeats", "1", "--peer", "torch", "--json"))
+    assert set(found["ratios"]) == {"weight", "first", "second"}
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+
+
+@pytest.mark.parametrize("asked", [RNN, SEARCH], ids=["rnn", "search"])
+def test_without_pytorch_a_bench_says_how_to_get_it(asked, tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('none', name='torch')")
-    command = [sys.executable, str(BENCH), *RNN, "--peer", "torch"]
+    command = [sys.executable, str(BENCH), *asked, "--peer", "torch"]
     settings = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = subprocess.run(command, capture_output=True, text=True, env=settings)
     assert run.returncode == 2

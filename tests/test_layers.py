@@ -17,8 +17,8 @@ LAYERS = {
     1: "spaces nets data",
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
-    3: "loop opening run health task bilevel training network models steps searchstep programs"
-    " seedwork searchwork textmodels textwork textdata textsteps texttask"
+    3: "loop opening run health profiling task bilevel training network models steps searchstep"
+    " programs seedwork searchwork textmodels textwork textdata textsteps texttask"
     " planning plandata plancosts",
     4: "cli summary search journal trainjournal tellings pages select apart train evaluate"
     " plan plansweep plantables plandrawing __init__ __main__",

@@ -9,28 +9,20 @@ loss, gradients of all weights, clipping, SGD, running statistics, the hidden st
 window. This package draws the masks of dropout in the step; PyTorch is given them.
 """
 
-import importlib
-import os
-import statistics
 import sys
-import time
 
 import numpy as np
-
-from darts_dist.errors import ConfigError
+import turns
 
 # Relative differences of loss and norm by rounding. The first states hardly vary, and the
 # shared norm makes them large, step after step; the norm of the gradient feels it.
 CLOSE = (1e-5, 5e-2)
-TIMES = ("wall_s", "cpu_s")
 PRODUCT = 3072  # side of the matrices whose product is timed
 
 
 def bench_rnn(args):
     """The weight step of the search of recurrent cells at the paper's size; --peer torch."""
-    # Threads that wait for work leave the cores to the other side, and cost no CPU time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    peer = _peer() if args.peer else None
+    peer = turns.torch_peer("peer_rnn") if args.peer else None
     from darts_dist import cluster
 
     cluster.start(platform="cpu", cpu_devices=1)
@@ -44,34 +36,24 @@ def bench_rnn(args):
         if theirs:
             theirs.take(ours.states[0])
             masks = ours.masks()
-            row["torch"] = timed(theirs.step, windows[turn], masks)
-        row["ours"] = timed(ours.step, windows[turn])
+            row["torch"] = turns.timed(theirs.step, windows[turn], masks)
+        row["ours"] = turns.timed(ours.step, windows[turn])
         rows.append(row)
         rates.append(product_rates(peer))
         print(f"turn {turn}: {row}, a product: {rates[-1]}", file=sys.stderr)
         if theirs:
-            check(turn, row["ours"]["gave"], row["torch"]["gave"])
+            gave = [row[name]["gave"] for name in ("ours", "torch")]
+            turns.check(turn, ("loss", "gradient norm"), CLOSE, *gave)
     flops = flops_of(task)
-    best = {kind: max(one[kind] for one in rates) for kind in TIMES}
+    best = {kind: max(one[kind] for one in rates) for kind in turns.TIMES}
     told = {name: summary(name, [row[name] for row in rows[1:]], flops, best) for name in rows[0]}
     product = {kind.replace("_s", "_gflop_per_s"): round(rate, 1) for kind, rate in best.items()}
     found = {"rnn": list(told.values()), "product": [product]}
     if theirs:
-        found["ratio"] = [ratio(kind, rows[1:]) for kind in TIMES]
+        pair = [[row[name] for row in rows[1:]] for name in ("ours", "torch")]
+        found["ratio"] = [turns.ratio(kind, *pair) for kind in turns.TIMES]
         found["last_loss"] = [{name: round(rows[-1][name]["gave"][0], 5) for name in rows[-1]}]
     return found
-
-
-def _peer():
-    try:
-        return importlib.import_module("peer_rnn")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ConfigError(
-            "--peer torch: PyTorch is not installed, and no part of this package; its CPU build: "
-            "pip install torch, from the index of CPU wheels that pytorch.org names"
-        ) from error
 
 
 def make_task(args):
@@ -176,21 +158,6 @@ class Theirs:
         return self.model.step(tokens, targets, hidden, masks, self.task.rate(0))
 
 
-def timed(step, *args):
-    """Returns what a step gave, and its time on the clock and on all cores."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    gave = step(*args)
-    times = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-    return {"gave": gave, **times}
-
-
-def check(turn, ours, theirs):
-    """Raises AssertionError where loss or norm of the gradient differ by more than rounding."""
-    for what, one, other, close in zip(("loss", "gradient norm"), ours, theirs, CLOSE, strict=True):
-        if not abs(one - other) <= close * abs(other):
-            raise AssertionError(f"step {turn}: {what} {one}, and PyTorch's {other}")
-
-
 def product_rates(peer):
     """Returns the multiplications and additions of one large product, in 1e9, a second on the clock
     and a second of a core: by the faster library of those that take part.
@@ -204,9 +171,9 @@ def product_rates(peer):
     rows = []
     for multiply, x in ways:
         for _ in range(2):  # the first compiles
-            row = timed(lambda m=multiply, x=x: jax.block_until_ready(m(x, x)))
+            row = turns.timed(lambda m=multiply, x=x: jax.block_until_ready(m(x, x)))
         rows.append(row)
-    return {kind: 2 * PRODUCT**3 / min(row[kind] for row in rows) / 1e9 for kind in TIMES}
+    return {kind: 2 * PRODUCT**3 / min(row[kind] for row in rows) / 1e9 for kind in turns.TIMES}
 
 
 def flops_of(task):
@@ -220,29 +187,14 @@ def flops_of(task):
     return 3 * data.global_batch * data.window * a_word
 
 
-def ratio(kind, rows):
-    """Returns PyTorch's time over ours, of the medians, and over the turns the least and most."""
-    ours, theirs = ([row[name][kind] for row in rows] for name in ("ours", "torch"))
-    ratios = [other / own for own, other in zip(ours, theirs, strict=True)]
-    whole = statistics.median(theirs) / statistics.median(ours)
-    found = {"torch_over_ours": whole, "least": min(ratios), "most": max(ratios)}
-    return {"time": kind} | {name: round(value, 2) for name, value in found.items()}
-
-
 def summary(name, rows, flops, rates):
-    """Returns what is told of one side: medians, spread, and its share of a product's rates."""
-    seen = {kind: sorted(row[kind] for row in rows) for kind in TIMES}
-    middle = {kind: statistics.median(times) for kind, times in seen.items()}
-    share = {kind: flops / time / 1e9 / rates[kind] for kind, time in middle.items()}
-    return {
-        "step": name,
-        "wall_s": round(middle["wall_s"], 5),
-        "least_s": round(seen["wall_s"][0], 5),
-        "most_s": round(seen["wall_s"][-1], 5),
-        "cpu_s": round(middle["cpu_s"], 5),
+    """Returns what is told of one side: its times, and its share of a product's rates."""
+    found = turns.summary(name, rows)
+    share = {kind: flops / found[kind] / 1e9 / rates[kind] for kind in turns.TIMES}
+    return found | {
         "flops": flops,
-        "gflop_per_s": round(flops / middle["wall_s"] / 1e9, 1),
+        "gflop_per_s": round(flops / found["wall_s"] / 1e9, 1),
         "of_product_percent": round(100 * share["wall_s"]),
-        "gflop_per_cpu_s": round(flops / middle["cpu_s"] / 1e9, 1),
+        "gflop_per_cpu_s": round(flops / found["cpu_s"] / 1e9, 1),
         "of_product_cpu_percent": round(100 * share["cpu_s"]),
     }
