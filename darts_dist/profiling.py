@@ -1,4 +1,4 @@
-"""Where the time of a few steps goes: a trace for TensorBoard's profiler, and a table by part.
+"""Where the time of a few steps goes: a trace for XProf, and a table by part.
 
 Place: layer 3, of `run`. The trace has an event for each kernel; the text of the program that it is
 of says which lines of code it was made from.
@@ -88,7 +88,7 @@ class Profile:
             data = jax.profiler.ProfileData.from_file(str(file))
         told = table(events(data), self.texts(), max(steps, 1))
         metrics.write_whole(self.folder / "profile.txt", told + "\n")
-        self.say(f"{told}\n\n{self.folder / 'profile'}: the trace, for TensorBoard's profiler")
+        self.say(f"{told}\n\n{self.folder / 'profile'}: the trace, for XProf")
 
     def close(self) -> None:
         """Ends a trace that is under way."""

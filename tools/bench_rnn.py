@@ -22,7 +22,7 @@ PRODUCT = 3072  # side of the matrices whose product is timed
 
 def bench_rnn(args):
     """The weight step of the search of recurrent cells at the paper's size; --peer torch."""
-    peer = turns.torch_peer("peer_rnn") if args.peer else None
+    peer = turns.Apart("peer_rnn") if args.peer else None
     from darts_dist import cluster
 
     cluster.start(platform="cpu", cpu_devices=1)
@@ -34,9 +34,8 @@ def bench_rnn(args):
         row = {}
         ours.begin()
         if theirs:
-            theirs.take(ours.states[0])
-            masks = ours.masks()
-            row["torch"] = turns.timed(theirs.step, windows[turn], masks)
+            theirs.take(ours.states[0], windows[turn], ours.masks())
+            row["torch"] = theirs.step()
         row["ours"] = turns.timed(ours.step, windows[turn])
         rows.append(row)
         rates.append(product_rates(peer))
@@ -129,16 +128,17 @@ class Theirs:
 
     def __init__(self, peer, task):
         self.peer, self.task, self.config = peer, task, task.config
-        self.tensor = peer.torch.from_numpy
 
-    def take(self, state):
-        """Begins anew with the weights, alphas and hidden state of a State of ours."""
+    def take(self, state, window, masks):
+        """Begins anew with the weights, alphas and hidden state of a State of ours, and takes what
+        the step sees.
+        """
         import jax
 
         params, hidden = jax.tree.map(lambda x: np.array(x[0]), (state.params, state.hidden))
         mixture = np.array(jax.nn.softmax(state.alphas["recurrent"][0]))
-        self.hidden = self.tensor(hidden["train"])
-        self.model = self.peer.SearchPeer(
+        self.peer.call(
+            "begin",
             params,
             mixture,
             self.config.space.operations,
@@ -146,16 +146,14 @@ class Theirs:
             clip_norm=self.config.weights.clip_norm,
             weight_decay=self.config.weights.weight_decay,
         )
-
-    def step(self, window, masks):
-        """Returns (loss, norm of the gradient) of one step."""
         words = window["train"]
-        tokens, targets = (
-            self.tensor(words[name][0].T.astype(np.int64)) for name in ("tokens", "targets")
-        )
-        masks = {name: self.tensor(one) for name, one in masks.items()}
-        hidden = self.hidden * 0 if words["starts"][0] else self.hidden
-        return self.model.step(tokens, targets, hidden, masks, self.task.rate(0))
+        tokens, targets = (words[name][0].T.astype(np.int64) for name in ("tokens", "targets"))
+        hidden = hidden["train"] * (0 if words["starts"][0] else 1)
+        self.peer.call("give", tokens, targets, hidden, masks)
+
+    def step(self):
+        """Returns what one step gives, (loss, norm of the gradient), and its time."""
+        return self.peer.call("step", self.task.rate(0))
 
 
 def product_rates(peer):
@@ -165,14 +163,11 @@ def product_rates(peer):
     import jax
 
     square = np.ones((PRODUCT, PRODUCT), np.float32)
-    ways = [(jax.numpy.matmul, jax.numpy.asarray(square))]
+    x = jax.numpy.asarray(square)
+    ways = [lambda: turns.timed(lambda: jax.block_until_ready(jax.numpy.matmul(x, x)))]
     if peer:
-        ways.append((peer.torch.matmul, peer.torch.from_numpy(square)))
-    rows = []
-    for multiply, x in ways:
-        for _ in range(2):  # the first compiles
-            row = turns.timed(lambda m=multiply, x=x: jax.block_until_ready(m(x, x)))
-        rows.append(row)
+        ways.append(lambda: peer.call("product", square))
+    rows = [[way() for _ in range(2)][-1] for way in ways]  # the first compiles
     return {kind: 2 * PRODUCT**3 / min(row[kind] for row in rows) / 1e9 for kind in turns.TIMES}
 
 

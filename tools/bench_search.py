@@ -20,7 +20,7 @@ QUICK = {"layers": 3, "image": 16, "batch": 16}  # of the options that set sizes
 
 def bench_search(args):
     """Times of the steps of a search of the paper's network; --quick, --peer torch."""
-    peer = turns.torch_peer("peer_search") if args.peer else None
+    peer = turns.Apart("peer_search") if args.peer else None
     from darts_dist import cluster
 
     cluster.start(platform="cpu", cpu_devices=1)
@@ -32,7 +32,7 @@ def bench_search(args):
         for step in STEPS:
             for name, side in sides.items():
                 side.begin()
-                row = turns.timed(getattr(side, step))
+                row = side.step(step)
                 rows[name][step].append(row)
                 print(f"turn {turn}, {step}, {name}: {row}", file=sys.stderr)
             if theirs:
@@ -106,6 +106,10 @@ class Ours:
 
         self.states = jax.block_until_ready(self.searches["first"].init())
 
+    def step(self, name):
+        """Returns what a step gives, (loss, norm of the gradient), and its time."""
+        return turns.timed(getattr(self, name))
+
     def weight(self):
         """Returns (loss, norm of the gradient) of the weights' step in a search of first order."""
         programs = self.searches["first"].programs
@@ -139,12 +143,9 @@ class Theirs:
     def __init__(self, peer, ours):
         import jax
 
-        self.peer, self.ours, self.config = peer, ours, ours.config
+        self.peer, self.ours = peer, ours
         self.batches = {
-            name: (
-                peer.torch.from_numpy(np.array(np.asarray(images[0]).transpose(0, 3, 1, 2))),
-                peer.torch.from_numpy(np.asarray(labels[0]).astype(np.int64)),
-            )
+            name: (np.array(images[0].transpose(0, 3, 1, 2)), labels[0].astype(np.int64))
             for name, (images, labels) in jax.device_get(ours.ready).items()
         }
 
@@ -155,29 +156,33 @@ class Theirs:
         from darts_dist import interop
         from darts_dist.nets.supernet import is_reduction
 
-        network, operations = self.config.network, self.config.space.operations
-        first = self.ours.searches["first"].init()[0]
-        params, stats, alphas = jax.tree.map(
-            lambda x: np.array(x[0]), (first.params, first.stats, first.alphas)
-        )
+        config = self.ours.config
+        network, operations = config.network, config.space.operations
         sizes = {"nodes": network.nodes, "operations": operations, "layers": network.layers}
-        reductions = {at for at in range(network.layers) if is_reduction(at, network.layers)}
-        model = self.peer.Network(
-            operations, network.nodes, network.channels, network.layers, 10, reductions
+        state = self.ours.searches["first"].init()[0]
+        params, stats, alphas = jax.tree.map(
+            lambda x: np.array(x[0]), (state.params, state.stats, state.alphas)
         )
-        state = interop.search_to_torch(params, stats, **sizes)
-        self.model = self.peer.SearchPeer(
-            model, state, alphas, self.config.weights, self.config.alphas
+        more = {
+            "channels": network.channels,
+            "classes": 10,
+            "reductions": [at for at in range(network.layers) if is_reduction(at, network.layers)],
+        }
+        weights, adam = config.weights, config.alphas
+        self.peer.call(
+            "begin",
+            sizes | more,
+            interop.search_to_torch(params, stats, **sizes),
+            alphas,
+            self.batches,
+            {name: getattr(weights, name) for name in ("momentum", "weight_decay", "clip_norm")},
+            {
+                "lr": adam.learning_rate,
+                "betas": tuple(adam.betas),
+                "weight_decay": adam.weight_decay,
+            },
         )
 
-    def weight(self):
-        """Returns (loss, norm of the gradient) of one step of SGD."""
-        return self.model.weight_step(self.batches["train"], self.ours.rate)
-
-    def first(self):
-        """Returns (validation loss, norm of the alpha gradient) of one step of Adam."""
-        return self.model.first_order(self.batches["valid"])
-
-    def second(self):
-        """Returns (validation loss after a virtual step, norm of the alpha gradient)."""
-        return self.model.second_order(self.batches["train"], self.batches["valid"], self.ours.rate)
+    def step(self, name):
+        """Returns what a step gives, (loss, norm of the gradient), and its time."""
+        return self.peer.call(name, self.ours.rate)

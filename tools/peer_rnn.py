@@ -18,15 +18,16 @@ ACTIVATIONS = {
 }
 
 
-class SearchPeer:
-    """The language model over all candidates, and plain SGD on its weights.
+class Peer:
+    """The language model over all candidates, and plain SGD on its weights."""
 
-    params: {"embedding": f[V, H], "bias": f[V], "cell": {"first": f[2H, 2H], "nodes": f[M, H,
-    2H]}}, arrays.  mixture: f[E, K], weights of the operations.  operations: their names.
-    temporal: weight of the penalty on changes of the outputs.  clip_norm, weight_decay: of SGD.
-    """
+    def begin(self, params, mixture, operations, *, temporal, clip_norm, weight_decay):
+        """Begins anew.
 
-    def __init__(self, params, mixture, operations, *, temporal, clip_norm, weight_decay):
+        params: {"embedding": f[V, H], "bias": f[V], "cell": {"first": f[2H, 2H], "nodes": f[M, H,
+        2H]}}, arrays.  mixture: f[E, K], weights of the operations.  operations: their names.
+        temporal: weight of the penalty on changes of the outputs.  clip_norm, weight_decay: of SGD.
+        """
         self.embedding, self.bias, self.first = (
             torch.tensor(one, requires_grad=True)
             for one in (params["embedding"], params["bias"], params["cell"]["first"])
@@ -39,10 +40,16 @@ class SearchPeer:
         self.weights = [self.embedding, self.first, *self.nodes, self.bias]
         self.sgd = torch.optim.SGD(self.weights, lr=0.0, weight_decay=weight_decay)
 
-    def step(self, tokens, targets, hidden, masks, rate):
+    def give(self, tokens, targets, hidden, masks):
+        """Takes what the next step sees: int64[T, N], int64[T, N], f[N, H], masks by name."""
+        self.seen = torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(hidden)
+        self.masks = {name: torch.from_numpy(one) for name, one in masks.items()}
+
+    def step(self, rate):
         """Returns (mean loss of a word without the penalty, norm of the gradient) after one step of
-        SGD; tokens, targets: int64[T, N].
+        SGD.
         """
+        (tokens, targets, hidden), masks = self.seen, self.masks
         for group in self.sgd.param_groups:
             group["lr"] = rate
         self.sgd.zero_grad()
@@ -66,6 +73,11 @@ class SearchPeer:
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         self.sgd.step()
         return float(loss.detach()), float(norm)
+
+    def product(self, square):
+        """Multiplies a matrix by itself."""
+        square = torch.from_numpy(square)
+        torch.matmul(square, square)
 
     def cell(self, x, hidden, mask):
         """Returns the hidden state f[N, H] after one word."""

@@ -152,70 +152,74 @@ class Network(nn.Module):
         return self.classifier(last.mean((2, 3)))
 
 
-class SearchPeer:
-    """The three steps of a search: of the weights, and of the alphas in first and second order.
+class Peer:
+    """The three steps of a search: of the weights, and of the alphas in first and second order."""
 
-    network: a `Network`.  state: names -> arrays of it.  alphas: {"normal", "reduce"}: f[E, K], by
-    node.  weights, adam: the sections of a config that its optimisers are of.
-    """
+    def begin(self, sizes, state, alphas, batches, weights, adam):
+        """Begins anew.
 
-    def __init__(self, network, state, alphas, weights, adam):
-        self.network, self.config = network, weights
+        sizes: of `Network`.  state: names -> arrays of it.  alphas: {"normal", "reduce"}: f[E, K],
+        by node.  batches: {"train", "valid"}: (f[N, C, H, W], int64[N]).  weights: momentum,
+        weight_decay, clip_norm.  adam: settings of Adam.
+        """
+        self.network, self.settings = Network(**sizes), weights
         named = {name: torch.tensor(array) for name, array in state.items()}
-        missing, unknown = network.load_state_dict(named, strict=False)
+        missing, unknown = self.network.load_state_dict(named, strict=False)
         assert not unknown and all(name.endswith("num_batches_tracked") for name in missing)
-        self.params = list(network.parameters())
+        self.params = list(self.network.parameters())
         self.alphas = {name: torch.tensor(a, requires_grad=True) for name, a in alphas.items()}
-        decay = {"weight_decay": weights.weight_decay}
-        self.sgd = torch.optim.SGD(self.params, lr=0.0, momentum=weights.momentum, **decay)
-        self.adam = torch.optim.Adam(
-            self.alphas.values(), adam.learning_rate, adam.betas, weight_decay=adam.weight_decay
-        )
+        self.batches = {
+            name: tuple(map(torch.from_numpy, batch)) for name, batch in batches.items()
+        }
+        settings = {name: weights[name] for name in ("momentum", "weight_decay")}
+        self.sgd = torch.optim.SGD(self.params, lr=0.0, **settings)
+        self.adam = torch.optim.Adam(self.alphas.values(), **adam)
 
-    def loss(self, batch):
-        """Returns the mean loss of a batch (f[N, C, H, W], int64[N]) in training."""
-        images, labels = batch
+    def loss(self, name):
+        """Returns the mean loss of a batch in training."""
+        images, labels = self.batches[name]
         return functional.cross_entropy(self.network(images, self.alphas), labels)
 
-    def weight_step(self, train, rate):
+    def weight(self, rate):
         """Returns (loss, norm of the gradient) before one step of SGD."""
         for group in self.sgd.param_groups:
             group["lr"] = rate
         self.sgd.zero_grad()
-        loss = self.loss(train)
+        loss = self.loss("train")
         loss.backward()
-        size = torch.nn.utils.clip_grad_norm_(self.params, self.config.clip_norm)
+        size = torch.nn.utils.clip_grad_norm_(self.params, self.settings["clip_norm"])
         self.sgd.step()
         return float(loss.detach()), float(size)
 
-    def first_order(self, valid):
+    def first(self, rate):
         """Returns (validation loss, norm of the alpha gradient) of one step of Adam."""
+        del rate
         self.adam.zero_grad()
-        loss = self.loss(valid)
+        loss = self.loss("valid")
         loss.backward()
         return self._move_alphas(loss)
 
-    def second_order(self, train, valid, rate):
+    def second(self, rate):
         """Returns (validation loss after a virtual step, norm of the alpha gradient) of one step of
         Adam (eq. 7 and 8).
         """
         self.adam.zero_grad()
-        grads = torch.autograd.grad(self.loss(train), self.params)
+        grads = torch.autograd.grad(self.loss("train"), self.params)
         here = [p.detach().clone() for p in self.params]
         with torch.no_grad():
             for p, g in zip(self.params, grads, strict=True):
                 buffer = self.sgd.state[p].get("momentum_buffer", 0.0)
-                moved = self.config.momentum * buffer + g + self.config.weight_decay * p
+                moved = self.settings["momentum"] * buffer + g + self.settings["weight_decay"] * p
                 p.sub_(rate * moved)
                 p.grad = None
-        loss = self.loss(valid)
+        loss = self.loss("valid")
         loss.backward()
         vector = [p.grad for p in self.params]
         radius = RADIUS / torch.stack([v.norm() for v in vector]).norm()
         ends = []
         for sign in (1, -1):
             self._put(here, vector, sign * radius)
-            ends.append(torch.autograd.grad(self.loss(train), list(self.alphas.values())))
+            ends.append(torch.autograd.grad(self.loss("train"), list(self.alphas.values())))
         self._put(here, vector, 0.0)
         with torch.no_grad():
             for alpha, plus, minus in zip(self.alphas.values(), *ends, strict=True):

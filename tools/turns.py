@@ -1,31 +1,68 @@
 """Two sides that take turns, and their times: what the benches with a peer share."""
 
+import contextlib
 import importlib
+import multiprocessing
 import statistics
 import time
 
 from darts_dist.errors import ConfigError
 
 TIMES = ("wall_s", "cpu_s")
+MISSING = "no PyTorch"
 
 
-def torch_peer(module):
-    """Returns a module of this folder that needs PyTorch; raises ConfigError if it is missing."""
+class Apart:
+    """A peer in a process of its own, as its users run it: neither side's threads and memory are in
+    the way of the other's.
+
+    module: of this folder, with a class `Peer`.  Arrays go there and numbers come back.
+    Raises ConfigError where PyTorch is missing.
+    """
+
+    def __init__(self, module):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=_serve, args=(there, module), daemon=True)
+        self.process.start()
+        there.close()
+        if self._answer() == MISSING:
+            raise ConfigError(
+                "--peer torch: PyTorch is not installed, and no part of this package; its CPU "
+                "build: pip install torch, from the index of CPU wheels that pytorch.org names"
+            )
+
+    def call(self, method, *args, **named):
+        """Returns what a method of the peer returns, with the time that it took there (`timed`)."""
+        self.pipe.send((method, args, named))
+        return self._answer()
+
+    def _answer(self):
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise RuntimeError("the peer's process has ended; its traceback is above") from None
+
+
+def _serve(pipe, module):
     try:
-        return importlib.import_module(module)
+        peer = importlib.import_module(module).Peer()
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ConfigError(
-            "--peer torch: PyTorch is not installed, and no part of this package; its CPU build: "
-            "pip install torch, from the index of CPU wheels that pytorch.org names"
-        ) from error
+        pipe.send(MISSING)
+        return
+    pipe.send("")
+    with contextlib.suppress(EOFError):  # the other side has ended
+        while True:
+            method, args, named = pipe.recv()
+            pipe.send(timed(getattr(peer, method), *args, **named))
 
 
-def timed(step, *args):
+def timed(step, *args, **named):
     """Returns what a step gave, and its time on the clock and on all cores."""
     wall, cpu = time.perf_counter(), time.process_time()
-    gave = step(*args)
+    gave = step(*args, **named)
     times = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     return {"gave": gave, **times}
 

@@ -9,14 +9,12 @@ C D channels, S sources (states with the same targets), T targets, O operations 
 operations.
 """
 
-import functools
-
 import jax.numpy as jnp
 from jax import lax
 
 from darts_dist.nets.depthwise import depthwise
 from darts_dist.nets.maps import shift, split_sizes, widen
-from darts_dist.nets.primitives import sum_axes
+from darts_dist.nets.primitives import pairwise, sum_axes
 
 
 class BatchMinor:
@@ -106,7 +104,7 @@ class BatchMinor:
                 terms.append(
                     sum_axes(BatchMinor.normalise(z[:, None], m[:, :, 0], c[:, :, 0]), (0,))
                 )
-        return functools.reduce(jnp.add, terms)
+        return pairwise(terms)
 
     @staticmethod
     def pointwise(x, w):

@@ -14,8 +14,6 @@ Letters: S sources and T targets of a level, E edges, O operations of a kind, R 
 edge, C channels.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +29,7 @@ from darts_dist.nets.norm import (
     mean_and_variance,
     unbiased,
 )
+from darts_dist.nets.primitives import pairwise
 from darts_dist.nets.rows import (
     conv_rows,
     depthwise_place,
@@ -96,7 +95,7 @@ class MixedEdges(nnx.Module):
             seen.append(statistics)
             for node, share in zip(level.targets, self.layout.unstack(out), strict=True):
                 shares[node].append(share)
-            states.append(functools.reduce(jnp.add, shares[len(states)]).astype(inputs.dtype))
+            states.append(pairwise(shares[len(states)]).astype(inputs.dtype))
         if train:
             self._update(seen)
         return states

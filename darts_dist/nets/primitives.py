@@ -95,6 +95,16 @@ def _make_linear(made, back):
     batching.primitive_batchers[made] = batch
 
 
+def pairwise(terms):
+    """Returns the sum of a list, pair by pair: it rounds less than a sum from left to right, and
+    fewer values close to zero change their sign.
+    """
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        terms = [a + b for a, b in pairs] + terms[len(terms) // 2 * 2 :]
+    return terms[0]
+
+
 def _sum_axes_impl(x, *, axes, sizes):
     for axis in sorted(axes):  # counted from the end: what comes before stays in its place
         index = [slice(None)] * x.ndim
@@ -102,7 +112,7 @@ def _sum_axes_impl(x, *, axes, sizes):
         for at in range(x.shape[axis]):
             index[axis] = slice(at, at + 1)
             parts.append(x[tuple(index)])
-        x = functools.reduce(jnp.add, parts)
+        x = pairwise(parts)
     return lax.squeeze(x, [axis + x.ndim for axis in axes])
 
 
