@@ -39,6 +39,7 @@ def start(
     matmul: str = "float32",
     deterministic: bool = False,
     eager: bool = False,
+    recurrent: bool = False,
     cache: bool = True,
     cache_dir: str = "",
     initialization_timeout_s: int = 60,
@@ -52,11 +53,11 @@ def start(
     split into, 0 for one; JAX_NUM_CPU_DEVICES and --xla_force_host_platform_device_count win.
     float64: 64-bit types on. matmul: "float32", "tensorfloat32" or "default", in what products of
     float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
-    will be single operations. cache: keep compiled programs in cache_dir ("": the user's cache
-    folder). alone: join nobody, whatever the environment says. control: this process only starts
-    others: it holds no accelerator and is told of SIGTERM as without a cluster. Raises ConfigError
-    for a platform that is not here and for a contradictory environment, ClusterError when the
-    coordinator cannot be.
+    will be single operations. recurrent: they are of networks of texts. cache: keep compiled
+    programs in cache_dir ("": the user's cache folder). alone: join nobody, whatever the
+    environment says. control: this process only starts others: it holds no accelerator and is told
+    of SIGTERM as without a cluster. Raises ConfigError for a platform that is not here and for a
+    contradictory environment, ClusterError when the coordinator cannot be.
     """
     if control:
         jax.config.update("jax_platforms", "cpu")
@@ -69,7 +70,7 @@ def start(
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", matmul)
-    xla_flags.use_cpu(platform=platform, eager=eager)
+    xla_flags.use_cpu(platform=platform, eager=eager, recurrent=recurrent)
     if deterministic:
         xla_flags.use_deterministic()
     if not alone and not jax.distributed.is_initialized():

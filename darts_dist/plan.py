@@ -48,6 +48,7 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         cache=config.compile.cache,
         cache_dir=config.compile.cache_dir,
         alone=True,
+        recurrent=config.space.kind == "rnn",
     )
     machine, devices = machines.machine_of(place), topology.devices(place)
     lay_out = functools.partial(planning.lay_out, devices=devices)

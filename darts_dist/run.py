@@ -63,6 +63,7 @@ def start(config: AnyConfig, *, control: bool = False) -> None:
         matmul=config.precision.matmul,
         deterministic=config.precision.deterministic,
         eager=config.debug.eager,
+        recurrent=config.space.kind == "rnn",
         cache=config.compile.cache,
         cache_dir=config.compile.cache_dir,
         initialization_timeout_s=config.cluster.initialization_timeout_s,

@@ -20,13 +20,11 @@ CPU = {
     # A third less compile time, and steps as fast as before.
     "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
 }
-CPU_ALONE = {
-    # Two passes that are left out. The first takes optimisation barriers out before kernels are
-    # fused, where they would mean nothing. The second splits every sum over more than 32 numbers in
-    # three: what is summed is then written to memory first, and takes ten times as long.
-    # Compilers for other platforms cannot do without the first.
-    "xla_disable_hlo_passes": "cse_barrier_expander,tree_reduction_rewriter",
-}
+# Passes that are left out. The first takes optimisation barriers out before kernels are fused,
+# where they would mean nothing; compilers for other platforms cannot do without it. The second
+# splits every sum over more than 32 numbers in three: what is summed is then written to memory
+# first. Over pixels that takes ten times as long; a step of a recurrent network, two thirds.
+KEEP_BARRIERS, WHOLE_SUMS = "cse_barrier_expander", "tree_reduction_rewriter"
 CPU_EAGER = {
     # A program of one operation has nothing to fuse, and compiles in two thirds of the time.
     "xla_cpu_use_fusion_emitters": "false",
@@ -39,13 +37,17 @@ DETERMINISTIC = {
 }
 
 
-def use_cpu(*, platform: str = "", eager: bool = False) -> None:
+def use_cpu(*, platform: str = "", eager: bool = False, recurrent: bool = False) -> None:
     """Adds the flags that make XLA for CPU compile faster and run faster.
 
     platform: that jax is told to use, unless JAX_PLATFORMS says.  eager: for many small programs.
+    recurrent: for networks of texts.
     Raises ConfigError for a flag of the user that XLA does not know.
     """
-    flags = CPU | (CPU_EAGER if eager else {}) | (CPU_ALONE if _cpu_alone(platform) else {})
+    flags = CPU | (CPU_EAGER if eager else {})
+    if _cpu_alone(platform):
+        passes = (KEEP_BARRIERS,) if recurrent else (KEEP_BARRIERS, WHOLE_SUMS)
+        flags["xla_disable_hlo_passes"] = ",".join(passes)
     given = [flag.partition("=")[0][2:] for flag in _flags() if flag.startswith("--")]
     unknown = _unknown([*given, *flags])
     for name in given:

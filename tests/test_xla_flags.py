@@ -15,10 +15,10 @@ def flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("JAX_PLATFORMS", "")
 
-    def found(platform="", **environment):
+    def found(platform="", recurrent=False, **environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        xla_flags.use_cpu(platform=platform)
+        xla_flags.use_cpu(platform=platform, recurrent=recurrent)
         return os.environ["XLA_FLAGS"].split()
 
     return found
@@ -26,6 +26,10 @@ def flags(monkeypatch):
 
 def test_passes_are_left_out_where_the_cpu_is_alone(flags):
     assert PASSES in flags("cpu")
+
+
+def test_sums_of_a_recurrent_network_are_split(flags):
+    assert "--xla_disable_hlo_passes=cse_barrier_expander" in flags("cpu", recurrent=True)
 
 
 @pytest.mark.parametrize("platforms", ("cuda", "cuda,cpu", "tpu"))

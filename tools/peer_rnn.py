@@ -40,16 +40,23 @@ class Peer:
         self.weights = [self.embedding, self.first, *self.nodes, self.bias]
         self.sgd = torch.optim.SGD(self.weights, lr=0.0, weight_decay=weight_decay)
 
-    def give(self, tokens, targets, hidden, masks):
-        """Takes what the next step sees: int64[T, N], int64[T, N], f[N, H], masks by name."""
-        self.seen = torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(hidden)
+    def carry(self, hidden):
+        """Takes the hidden state f[N, H] that the next step begins with."""
+        self.hidden = torch.from_numpy(hidden)
+
+    def give(self, tokens, targets, masks, starts):
+        """Takes what the next step sees: int64[T, N], int64[T, N], masks by name; starts: whether a
+        text begins there, and the hidden state is zero.
+        """
+        self.seen, self.starts = (torch.from_numpy(tokens), torch.from_numpy(targets)), starts
         self.masks = {name: torch.from_numpy(one) for name, one in masks.items()}
 
     def step(self, rate):
         """Returns (mean loss of a word without the penalty, norm of the gradient) after one step of
         SGD.
         """
-        (tokens, targets, hidden), masks = self.seen, self.masks
+        (tokens, targets), masks = self.seen, self.masks
+        hidden = self.hidden * 0 if self.starts else self.hidden
         for group in self.sgd.param_groups:
             group["lr"] = rate
         self.sgd.zero_grad()
@@ -64,6 +71,7 @@ class Peer:
         for now in x:
             hidden = self.cell(now, hidden, masks.get("hidden"))
             outputs.append(hidden)
+        self.hidden = hidden.detach()
         raw = torch.stack(outputs)
         dropped = raw * masks["output"] if "output" in masks else raw
         logits = functional.linear(dropped, self.embedding, self.bias)
