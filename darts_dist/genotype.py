@@ -105,6 +105,11 @@ def load(source: str, space: str = "") -> Genotype:
     except (OSError, UnicodeDecodeError) as error:
         raise GenotypeError(f"{source}: the genotype file cannot be read: {error}") from error
     names = list(PUBLISHED[space]) if space else sorted(set().union(*PUBLISHED.values()))
+    if any(text in table for table in PUBLISHED.values()):
+        wanted, found = ("convolutional", "recurrent")[:: 1 if space == "cnn" else -1]
+        raise GenotypeError(
+            f"genotype {source!r} is a {found} cell; wanted a {wanted} one: {', '.join(names)}"
+        )
     raise GenotypeError(
         f"genotype {source!r} is neither a published name nor an existing file"
         f"{_nearest(text, names)}; published: {', '.join(names)}"

@@ -20,6 +20,18 @@ def test_a_published_genotype_survives_both_forms(space, name):
     assert genotype.from_dict(genotype.to_dict(value)) == value
 
 
+@pytest.mark.parametrize(
+    ("space", "name", "told"),
+    [
+        ("cnn", "ENAS", "'ENAS' is a recurrent cell; wanted a convolutional one: NASNet"),
+        ("rnn", "NASNet", "'NASNet' is a convolutional cell; wanted a recurrent one: ENAS"),
+    ],
+)
+def test_a_cell_of_the_other_space_is_told_as_one(space, name, told):
+    with pytest.raises(GenotypeError, match=told):
+        genotype.load(name, space)
+
+
 def test_published_cells_have_the_known_sizes():
     sizes = {name: len(value.normal) // 2 for name, value in genotype.PUBLISHED["cnn"].items()}
     assert sizes == {"NASNet": 5, "AmoebaNet": 5, "DARTS_V1": 4, "DARTS_V2": 4, "DARTS": 4}
