@@ -26,6 +26,7 @@ HOST = {  # of the loop: annotation -> what it means
 PACKAGE = "/darts_dist/"  # a cached program may have been compiled from another copy
 SHARED = ("nets/primitives.py", "programs.py")  # code that others call for their own parts
 NESTED = ("while", "call", "conditional")  # their kernels have events of their own
+READABLE = jax.__version_info__ < (0, 11)  # jax 0.12 can abort where it reads an event's stats
 SHOWN = 12  # rows of a table
 
 SECTIONS = {  # of a program's text: heading -> its rows, by number
@@ -85,7 +86,10 @@ class Profile:
             kept = self.folder / "profile" / file.parent.relative_to(there)
             kept.mkdir(parents=True, exist_ok=True)
             (kept / file.name).write_bytes(file.read_bytes())
-            data = jax.profiler.ProfileData.from_file(str(file))
+            data = jax.profiler.ProfileData.from_file(str(file)) if READABLE else None
+        if not READABLE:
+            self.say(f"{self.folder / 'profile'}: the trace, for XProf; no table with this jax")
+            return
         told = table(events(data), self.texts(), max(steps, 1))
         metrics.write_whole(self.folder / "profile.txt", told + "\n")
         self.say(f"{told}\n\n{self.folder / 'profile'}: the trace, for XProf")
