@@ -14,7 +14,6 @@ from etils import epath
 from darts_dist import losses, profiling
 from darts_dist.profiling import Profile
 
-
 readable = pytest.mark.skipif(not profiling.READABLE, reason="this jax cannot read traces safely")
 
 
