@@ -105,11 +105,13 @@ def load(source: str, space: str = "") -> Genotype:
     except (OSError, UnicodeDecodeError) as error:
         raise GenotypeError(f"{source}: the genotype file cannot be read: {error}") from error
     names = list(PUBLISHED[space]) if space else sorted(set().union(*PUBLISHED.values()))
-    if any(text in table for table in PUBLISHED.values()):
-        wanted, found = ("convolutional", "recurrent")[:: 1 if space == "cnn" else -1]
-        raise GenotypeError(
-            f"genotype {source!r} is a {found} cell; wanted a {wanted} one: {', '.join(names)}"
-        )
+    kinds = {"cnn": "convolutional", "rnn": "recurrent"}
+    for other, table in PUBLISHED.items():
+        if text in table:
+            raise GenotypeError(
+                f"genotype {source!r} is a {kinds[other]} cell; wanted a {kinds[space]} one: "
+                f"{', '.join(names)}"
+            )
     raise GenotypeError(
         f"genotype {source!r} is neither a published name nor an existing file"
         f"{_nearest(text, names)}; published: {', '.join(names)}"

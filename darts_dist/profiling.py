@@ -26,7 +26,6 @@ HOST = {  # of the loop: annotation -> what it means
 PACKAGE = "/darts_dist/"  # a cached program may have been compiled from another copy
 SHARED = ("nets/primitives.py", "programs.py")  # code that others call for their own parts
 NESTED = ("while", "call", "conditional")  # their kernels have events of their own
-READABLE = jax.__version_info__ < (0, 11)  # jax 0.12 can abort where it reads an event's stats
 SHOWN = 12  # rows of a table
 
 SECTIONS = {  # of a program's text: heading -> its rows, by number
@@ -76,29 +75,27 @@ class Profile:
 
     def end(self, done: int, state: Any) -> None:
         """Ends a trace that is under way and tells what it has."""
-        place, steps = self.place, done - self.first
-        if place is None:
+        if self.place is None:
             return
         jax.block_until_ready(state)
-        self.close()
+        jax.profiler.stop_trace()
+        place, steps, self.place, self.steps = self.place, done - self.first, None, 0
         with place as there:
             (file,) = pathlib.Path(there).rglob("*.xplane.pb")
             kept = self.folder / "profile" / file.parent.relative_to(there)
             kept.mkdir(parents=True, exist_ok=True)
             (kept / file.name).write_bytes(file.read_bytes())
-            data = jax.profiler.ProfileData.from_file(str(file)) if READABLE else None
-        if not READABLE:
-            self.say(f"{self.folder / 'profile'}: the trace, for XProf; no table with this jax")
-            return
-        told = table(events(data), self.texts(), max(steps, 1))
+            data = jax.profiler.ProfileData.from_file(str(file))
+        told = table(events(data), self.texts(), steps)
         metrics.write_whole(self.folder / "profile.txt", told + "\n")
         self.say(f"{told}\n\n{self.folder / 'profile'}: the trace, for XProf")
 
     def close(self) -> None:
-        """Ends a trace that is under way."""
+        """Ends a trace that is under way, and keeps nothing of it."""
         if self.place is not None:
             jax.profiler.stop_trace()
-            self.place, self.steps = None, 0
+            self.place.cleanup()
+            self.place = None
 
 
 def events(data: Any) -> Iterable[tuple[str, str, float]]:

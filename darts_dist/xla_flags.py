@@ -23,7 +23,7 @@ CPU = {
 # Passes that are left out. The first takes optimisation barriers out before kernels are fused,
 # where they would mean nothing; compilers for other platforms cannot do without it. The second
 # splits every sum over more than 32 numbers in three: what is summed is then written to memory
-# first. Over pixels that takes ten times as long; a step of a recurrent network, two thirds.
+# first. Over pixels that takes ten times as long; a step of a recurrent network, half as long.
 KEEP_BARRIERS, WHOLE_SUMS = "cse_barrier_expander", "tree_reduction_rewriter"
 CPU_EAGER = {
     # A program of one operation has nothing to fuse, and compiles in two thirds of the time.

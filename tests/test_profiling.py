@@ -14,8 +14,6 @@ from etils import epath
 from darts_dist import losses, profiling
 from darts_dist.profiling import Profile
 
-readable = pytest.mark.skipif(not profiling.READABLE, reason="this jax cannot read traces safely")
-
 
 @pytest.fixture(scope="module")
 def program():
@@ -39,7 +37,6 @@ def test_a_text_that_tells_no_places_gives_none():
     assert profiling.origins_of("") == {}
 
 
-@readable
 def test_a_profile_of_some_steps_has_a_trace_and_a_table(program, tmp_path):
     said, x = [], jnp.ones((64, 10))
     profile = Profile(epath.Path(tmp_path), 2, lambda: {"gradient": program.as_text()}, said.append)
@@ -63,7 +60,6 @@ def read(trace):
     return jax.profiler.ProfileData.from_file(str(trace))
 
 
-@readable
 def test_a_run_that_ends_early_tells_of_the_steps_it_took(program, tmp_path):
     said, x = [], jnp.ones((64, 10))
     profile = Profile(epath.Path(tmp_path), 100, dict, said.append)
@@ -99,7 +95,6 @@ def test_times_are_of_one_step_and_add_up_by_program_and_code():
 TINY = pathlib.Path(__file__).parent.parent / "configs" / "tiny.toml"
 
 
-@readable
 @pytest.mark.medium
 @pytest.mark.timeout(300)
 def test_profile_is_an_option_of_search(tmp_path):
