@@ -2,8 +2,10 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import numpy as np
@@ -85,18 +87,32 @@ def test_a_picture_too_large_to_be_true_is_named_without_noise(tmp_path, monkeyp
     assert not caught
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_named(tmp_path):
-    put_numbered(tmp_path, {"a": 2, "b": 2})
-    (tmp_path / "a" / "000.png").chmod(0)
+@pytest.fixture
+def as_a_user():
+    """A folder of a user who may not read everything, which root becomes for the test."""
+    nobody, root = 65534, os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:  # root's own folders are closed to all others
+        if root:
+            os.chown(folder, nobody, nobody)
+            os.seteuid(nobody)
+        try:
+            yield pathlib.Path(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_named(as_a_user):
+    put_numbered(as_a_user, {"a": 2, "b": 2})
+    (as_a_user / "a" / "000.png").chmod(0)
     with pytest.raises(DataError, match=r"1 of 4 files .* a/000\.png \(Permission denied\)"):
-        read(tmp_path)
-    (tmp_path / "b").chmod(0)
+        read(as_a_user)
+    (as_a_user / "b").chmod(0)
     try:
         with pytest.raises(DataError, match=r"b cannot be read: Permission denied"):
-            read(tmp_path)
+            read(as_a_user)
     finally:
-        (tmp_path / "b").chmod(0o700)
+        (as_a_user / "b").chmod(0o700)
 
 
 def test_empty_classes_are_named_with_what_was_looked_for(tmp_path):

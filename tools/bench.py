@@ -14,6 +14,7 @@ from bench_search import bench_search
 
 from darts_dist import cli, ending
 from darts_dist.cli import Parser
+from darts_dist.summary import aligned
 
 BENCHES = {
     "input": bench_input,
@@ -28,9 +29,7 @@ def print_table(rows):
     table = [list(rows[0])]
     for row in rows:
         table.append([v if isinstance(v, str) else f"{v:,}" for v in row.values()])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)))
+    print(*aligned(table), sep="\n")
 
 
 def main(arguments):

@@ -194,7 +194,7 @@ class Peer:
     def first(self, rate):
         """Returns (validation loss, norm of the alpha gradient) of one step of Adam."""
         del rate
-        self.adam.zero_grad()
+        self._clear()
         loss = self.loss("valid")
         loss.backward()
         return self._move_alphas(loss)
@@ -203,7 +203,7 @@ class Peer:
         """Returns (validation loss after a virtual step, norm of the alpha gradient) of one step of
         Adam (eq. 7 and 8).
         """
-        self.adam.zero_grad()
+        self._clear()
         grads = torch.autograd.grad(self.loss("train"), self.params)
         here = [p.detach().clone() for p in self.params]
         with torch.no_grad():
@@ -219,12 +219,18 @@ class Peer:
         ends = []
         for sign in (1, -1):
             self._put(here, vector, sign * radius)
-            ends.append(torch.autograd.grad(self.loss("train"), list(self.alphas.values())))
+            alphas = list(self.alphas.values())
+            ends.append(torch.autograd.grad(self.loss("train"), alphas, materialize_grads=True))
         self._put(here, vector, 0.0)
         with torch.no_grad():
             for alpha, plus, minus in zip(self.alphas.values(), *ends, strict=True):
                 alpha.grad -= rate * (plus - minus) / (2 * radius)
         return self._move_alphas(loss)
+
+    def _clear(self):
+        """Sets the alphas' gradients to zero, also those of a kind of cell that is not there."""
+        for alpha in self.alphas.values():
+            alpha.grad = torch.zeros_like(alpha)
 
     def _put(self, here, vector, scale):
         with torch.no_grad():
