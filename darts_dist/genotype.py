@@ -109,8 +109,8 @@ def load(source: str, space: str = "") -> Genotype:
     for other, table in PUBLISHED.items():
         if text in table:
             raise GenotypeError(
-                f"genotype {source!r} is a {kinds[other]} cell; wanted a {kinds[space]} one: "
-                f"{', '.join(names)}"
+                f"genotype {source!r} is neither a {kinds[space]} cell nor an existing file, but a "
+                f"{kinds[other]} cell; published: {', '.join(names)}"
             )
     raise GenotypeError(
         f"genotype {source!r} is neither a published name nor an existing file"

@@ -23,8 +23,16 @@ def test_a_published_genotype_survives_both_forms(space, name):
 @pytest.mark.parametrize(
     ("space", "name", "told"),
     [
-        ("cnn", "ENAS", "'ENAS' is a recurrent cell; wanted a convolutional one: NASNet"),
-        ("rnn", "NASNet", "'NASNet' is a convolutional cell; wanted a recurrent one: ENAS"),
+        (
+            "cnn",
+            "ENAS",
+            "neither a convolutional cell nor an existing file, but a recurrent cell; published: NAS",
+        ),
+        (
+            "rnn",
+            "NASNet",
+            "neither a recurrent cell nor an existing file, but a convolutional cell; published: ENAS",
+        ),
     ],
 )
 def test_a_cell_of_the_other_space_is_told_as_one(space, name, told):
