@@ -56,15 +56,28 @@ class Program:
     takes: kind of each argument (SEED, BATCH, SHARED, SCALAR).  gives: kind of the result, or kinds
     by name where it is a dict.
     donate: positions of arguments whose buffers the result may take over.
+    once: it runs once, so on CPU the compiler takes no time to make it fast.
     eager: never compile; one device.  stop_at_nan: raise FloatingPointError for a result with a
     NaN, naming the operation that made it; one device.
     """
 
     def __init__(
-        self, name, mesh, body, takes, gives=SEED, donate=(), *, eager=False, stop_at_nan=False
+        self,
+        name,
+        mesh,
+        body,
+        takes,
+        gives=SEED,
+        donate=(),
+        *,
+        once=False,
+        eager=False,
+        stop_at_nan=False,
     ):
         self.name, self.mesh, self.body, self.takes, self.gives = name, mesh, body, takes, gives
         self.eager, self.stop_at_nan = eager, stop_at_nan
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.options = {"xla_backend_optimization_level": 0} if once and on_cpu else None
         inside = {SEED: _first, BATCH: _first, SHARED: lambda x: x, SCALAR: lambda x: x}
 
         def local(*args):
@@ -149,6 +162,10 @@ class Program:
         assert self.traced is not None, f"{self.name} was never traced"
         return self.traced.lower()
 
+    def compile(self, lowered):
+        """Returns the executable of the program, lowered."""
+        return lowered.compile(self.options)
+
 
 def _sizes(args):
     return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(args))
@@ -192,7 +209,7 @@ def compile_all(programs, threads=2):
     order = sorted(lowered, key=lambda one: -len(lowered[one].as_text()))
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        executables = pool.map(lambda one: lowered[one].compile(), order)
+        executables = pool.map(lambda one: one[0].compile(lowered[one]), order)
         for (program, sizes), executable in zip(order, executables, strict=True):
             program.executables[sizes] = executable
     finally:  # an interrupt does not wait for the compiler

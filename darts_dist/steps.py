@@ -39,7 +39,7 @@ class Step:
         self.rates = one.model.rates
         self._gradients = {"params": self._gradient("params", penalised=True)}
         self._programs = {
-            "init": self._program("init", one.init, SEED),
+            "init": self._program("init", one.init, SEED, once=True),
             "prepare": self._program(
                 "prepare", one.prepare, SEED, BATCH, BATCH, SEED, SCALAR, gives=BATCH
             ),
@@ -59,9 +59,9 @@ class Step:
                 "carry", one.carry, SEED, BATCH, BATCH, gives=BATCH, donate=(1,)
             )
 
-    def _program(self, name, body, *takes, gives: Any = SEED, donate=()):
+    def _program(self, name, body, *takes, gives: Any = SEED, donate=(), once=False):
         debug = self.config.debug
-        ways = {"eager": debug.eager, "stop_at_nan": debug.nans}
+        ways = {"once": once, "eager": debug.eager, "stop_at_nan": debug.nans}
         return Program(name, self.mesh, body, takes, gives, donate, **ways)
 
     def _gradient(self, wrt, *, penalised=False):

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from darts_dist.nets.primitives import repeat, sum_axes
+from darts_dist.nets.primitives import pick, repeat, sum_axes
 
 CASES = {
     "sum over one axis": (functools.partial(sum_axes, axes=(1,)), lambda x: x.sum(1)),
     "sum over two axes": (functools.partial(sum_axes, axes=(0, 2)), lambda x: x.sum((0, 2))),
+    "pick": (
+        functools.partial(pick, rows=(2, 0), columns=(3, 1, 0)),
+        lambda x: x[:, (2, 0)][:, :, (3, 1, 0)],
+    ),
     "repeat": (functools.partial(repeat, count=5), lambda x: jnp.stack([x] * 5)),
 }
 

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -167,3 +168,35 @@ def repeat(x, count):
     the sums before it.
     """
     return _repeat.bind(x, axes=(-x.ndim - 1,), sizes=(count,))
+
+
+def _pick_impl(x, *, rows, columns, size):
+    return jnp.take(jnp.take(x, np.array(rows, int), -2), np.array(columns, int), -1)
+
+
+def _pick_shape(x, *, rows, columns, size):
+    return (*x[:-2], len(rows), len(columns))
+
+
+def _pick_back_impl(g, *, rows, columns, size):
+    for axis, places, count in ((-2, rows, size[0]), (-1, columns, size[1])):
+        where = np.full(count, len(places))  # of what was left out: a zero behind the rest
+        where[np.array(places, int)] = np.arange(len(places))
+        end = [(0, 0)] * g.ndim
+        end[axis] = (0, 1)
+        g = jnp.take(jnp.pad(g, end), where, axis)
+    return g
+
+
+def _pick_back_shape(g, *, rows, columns, size):
+    return (*g[:-2], *size)
+
+
+_pick, _ = linear_pair("pick", _pick_impl, _pick_shape, _pick_back_impl, _pick_back_shape)
+
+
+def pick(x, rows, columns):
+    """Returns x[..., rows, :][..., columns] of f[..., E, K], nothing twice: its transpose reads too,
+    where that of an indexed read is a scatter.
+    """
+    return _pick.bind(x, rows=tuple(rows), columns=tuple(columns), size=x.shape[-2:])

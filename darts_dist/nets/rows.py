@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from darts_dist.nets.primitives import pick
+
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
@@ -58,8 +60,7 @@ def arranged(p, operations):
     nodes = int(((4 * 2 * len(p) + 9) ** 0.5 - 3) // 2)  # of E = nodes * (nodes + 3) / 2 edges
     names = [o for o, half in norm_rows(operations) if not half]
     names += [o for o in operations if o == "skip_connect"]
-    columns = [operations.index(o) for o in names]
-    return p[edge_order(nodes)[:, None], np.array(columns, int)[None]]
+    return pick(p, edge_order(nodes).tolist(), [operations.index(o) for o in names])
 
 
 def kernel_size(operation):
