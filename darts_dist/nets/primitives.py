@@ -196,7 +196,8 @@ _pick, _ = linear_pair("pick", _pick_impl, _pick_shape, _pick_back_impl, _pick_b
 
 
 def pick(x, rows, columns):
-    """Returns x[..., rows, :][..., columns] of f[..., E, K], nothing twice: its transpose reads too,
-    where that of an indexed read is a scatter.
+    """Returns x[..., rows, :][..., columns] of f[..., E, K]; none of these twice.
+
+    Its transpose reads too, where that of an indexed read would be a scatter.
     """
     return _pick.bind(x, rows=tuple(rows), columns=tuple(columns), size=x.shape[-2:])
