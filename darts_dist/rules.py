@@ -43,6 +43,23 @@ def check_pictures(network: Any, data: DataSource) -> None:
             fail(key, values, f"one for each of network.in_channels = {network.in_channels}")
 
 
+def auxiliary_px(stem: str, image_px: int, layers: int) -> int:
+    """Returns the side of the maps that the auxiliary head of a genotype's network sees.
+
+    They have gone through the stem and every cell that reduces; each halves and rounds up.
+    """
+    halvings = {"cifar": 0, "imagenet": 3}[stem] + len({layers // 3, 2 * layers // 3})
+    return -(-image_px // 2**halvings)
+
+
+def check_auxiliary(network: Any, weight: float) -> None:
+    """Raises a ConfigError where the maps are too small for an auxiliary head."""
+    px = auxiliary_px(network.stem, network.image_px, network.layers)
+    if weight and px < 2:
+        why = f"network.stem = {schema.literal(network.stem)} and image_px = {network.image_px}"
+        fail("regularisation.auxiliary_weight", weight, f"0: with {why} its head sees one pixel")
+
+
 def check_rates(weights: Weights) -> None:
     """Raises a ConfigError for a learning rate that would rise."""
     if weights.learning_rate_min > weights.learning_rate:

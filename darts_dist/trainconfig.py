@@ -29,7 +29,14 @@ from darts_dist.knobs import (
     Weights,
     about,
 )
-from darts_dist.rules import STORED, check_batch, check_pictures, check_rates
+from darts_dist.rules import (
+    STORED,
+    auxiliary_px,
+    check_auxiliary,
+    check_batch,
+    check_pictures,
+    check_rates,
+)
 from darts_dist.schema import literal
 from darts_dist.textknobs import (
     FixedTextNetwork,
@@ -144,6 +151,7 @@ class TrainConfig(Table, frozen=True, kw_only=True):
     def __post_init__(self):
         """Raises a ConfigError for the first rule between knobs that does not hold."""
         check_pictures(self.network, self.data)
+        check_auxiliary(self.network, self.regularisation.auxiliary_weight)
         check_rates(self.weights)
         check_batch(self)
 
@@ -266,8 +274,8 @@ def after_search(search: Config | TextConfig, run: str, overrides: Sequence[str]
     """Returns the config of selecting among the cells of a search with this config.
 
     Pictures or texts, their parts, sizes and devices are the search's; the schedule is the paper's,
-    100 epochs for pictures, 300 for texts; pictures on disk get no cutout.  run: names it in
-    errors.
+    100 epochs for pictures, 300 for texts; pictures on disk get no cutout, maps of one pixel no
+    auxiliary head.  run: names it in errors.
     """
     kind = search.space.kind
     same = {
@@ -285,6 +293,9 @@ def after_search(search: Config | TextConfig, run: str, overrides: Sequence[str]
     given.append(f"schedule.epochs={SELECTION_EPOCHS[kind]}")
     if search.data.kind in STORED:
         given.append("data.cutout_px=0")
+    layers = FixedNetwork().layers
+    if kind == "cnn" and auxiliary_px(search.network.stem, search.network.image_px, layers) < 2:
+        given.append("regularisation.auxiliary_weight=0")
     return configs.parse_as(
         SELECTIONS[kind], "", run, f"select-{search.name}", (*given, *overrides)
     )

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from darts_dist import config, schema, trainconfig
+from darts_dist.errors import ConfigError
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 PAPER = ("train_cifar10", "train_cifar10_short")
@@ -112,3 +113,18 @@ def test_a_config_says_what_its_space_and_stem_are_or_takes_the_default():
     for file in FILES:
         tree = schema.parse(file.read_text(), str(file))
         assert "name" not in tree, f"{file}: a config is named by its file"
+
+
+@pytest.mark.parametrize("name", ("sample", "tiny", "search_cifar10", "search_imagenet"))
+def test_the_cells_of_every_search_can_be_selected(name):
+    trainconfig.after_search(config.load(str(FOLDER / f"{name}.toml")), "run")
+
+
+def test_cells_on_maps_too_small_for_an_auxiliary_head_are_selected_without_one():
+    sample, full = (
+        config.load(str(FOLDER / f"{name}.toml")) for name in ("sample", "search_cifar10")
+    )
+    for search, weight in ((sample, 0), (full, 0.4)):
+        assert trainconfig.after_search(search, "run").regularisation.auxiliary_weight == weight
+    with pytest.raises(ConfigError, match=r"auxiliary_weight = 0.4; wanted 0: .* one pixel"):
+        trainconfig.after_search(sample, "run", ["regularisation.auxiliary_weight=0.4"])

@@ -15,6 +15,7 @@ from darts_dist.nets import drop_path
 from darts_dist.nets.layout import LAYOUTS
 from darts_dist.nets.network import Network, drop_paths, window_means
 from darts_dist.nets.pure import pure
+from darts_dist.rules import auxiliary_px
 
 SMALL = CnnGenotype(  # every kind of operation, few nodes
     normal=(("sep_conv_3x3", 0), ("skip_connect", 1), ("avg_pool_3x3", 2), ("dil_conv_3x3", 0)),
@@ -84,6 +85,8 @@ def test_heads_serve_images_of_many_sizes_and_refuse_tiny_ones(stem, smallest):
     for px in (smallest, 2 * smallest, 96, 100, 320):
         sizes = {"stem": stem, "auxiliary": True, "layers": 2}
         assert shapes_of(px, True, **sizes) == ((2, 5), (2, 5))
+        assert auxiliary_px(stem, px, 2) > 1
+    assert auxiliary_px(stem, smallest - 2, 2) == 1
     with pytest.raises(ConfigError, match="at least 2x2 pixels"):
         shapes_of(smallest - 2, True, stem=stem, auxiliary=True, layers=2)
 
