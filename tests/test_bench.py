@@ -48,8 +48,6 @@ count = 4
 [method]
 preset = "darts_first"
 warmup_epochs = 1
-[cluster]
-cpu_devices = 2
 """
 
 
@@ -94,9 +92,16 @@ def test_the_kernels_bench_counts_the_passes_of_the_network(config):
     check_sums(rows)
 
 
+def test_a_topology_that_is_none_is_bad_input():
+    command = [sys.executable, str(BENCH), "kernels", "--topology", "v9:2x2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "topology=v9:2x2" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.medium
 def test_the_kernels_bench_weighs_a_steps_programs_by_their_calls(config):
-    found = kernels("--what", "step", "--config", config)
+    found = kernels("--what", "step", "--config", config, "--topology", "cpu:2")
     check_sums(found["kernels"])
     rows = {row["program"]: row for row in found["kernels"]}
     calls = {name: row["calls"] for name, row in rows.items()}

@@ -49,7 +49,12 @@ def main(arguments):
         help="a pass of a cell (default), the passes of the network, or all programs of a step",
     )
     group.add_argument("--config", metavar="FILE", help="a search's config instead")
-    group.add_argument("--platform", default="cpu", help="that jax compiles for; default cpu")
+    group.add_argument(
+        "--topology",
+        metavar="KIND:SHAPE",
+        default="cpu:1",
+        help="to compile for: cpu:N, h100:N, v5e:AxB, ... as plan takes them; default cpu:1",
+    )
     for option, (knob, meaning) in SIZES.items():
         group.add_argument(f"--{option}", type=int, metavar="N", help=f"{meaning} ({knob})")
     group = parser.add_argument_group("search", "the sizes of kernels too; the paper's by default")

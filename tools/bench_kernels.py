@@ -15,9 +15,10 @@ NO_PART_OF_A_STEP = ("init", "evaluate")
 
 def bench_kernels(args):
     """Kernels, memory and compile time of a search's programs, read off what XLA makes of them."""
-    from darts_dist import cluster
+    from darts_dist import cluster, machines, topology
     from darts_dist import config as configs
 
+    place = machines.parse(args.topology)
     given = {knob: getattr(args, option) for option, (knob, _) in SIZES.items()}
     overrides = [f"{knob}={size}" for knob, size in given.items() if size is not None]
     overrides.append("method.warmup_epochs=0")  # the step of the later epochs
@@ -27,26 +28,29 @@ def bench_kernels(args):
         config = configs.load(args.config, overrides)
     else:
         config = configs.parse("", "the defaults", overrides=overrides)
+    topology.set_environment(place)
     cluster.start(
-        platform=args.platform,
-        cpu_devices=config.cluster.cpu_devices,
+        platform="cpu",
+        cpu_devices=place.count if place.kind == "cpu" else 0,
         float64=config.precision.compute == "float64",
         matmul=config.precision.matmul,
         deterministic=config.precision.deterministic,
         cache=False,
+        alone=True,
     )
+    devices = topology.devices(place)
     if args.part == "cell":
         rows = [
             program_row(
                 name,
                 1,
-                lambda reduction=reduction: lower_cell(config, reduction),
+                lambda reduction=reduction: lower_cell(config, reduction, devices[0]),
                 lambda lowered: lowered.compile(),
             )
             for name, reduction in (("normal_cell", False), ("reduction_cell", True))
         ]
         return {"kernels": rows}
-    step = traced_step(config)
+    step = traced_step(config, devices)
     rows = [
         program_row(
             name,
@@ -92,27 +96,29 @@ def program_row(name, calls, lower, compile_it):
     }
 
 
-def traced_step(config):
-    """Returns the step of a search, traced but not compiled."""
+def traced_step(config, devices):
+    """Returns the step of a search on devices, traced but not compiled."""
     from darts_dist import cluster
+    from darts_dist.nets.layout import default_layout
     from darts_dist.searchstep import SearchStep
 
     network = config.network
     step = SearchStep(
         config,
-        cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data),
+        cluster.make_mesh(config.seeds.count, config.mesh.seed, config.mesh.data, devices),
         classes=network.classes or 10,
         mean=config.data.mean or (0.5,) * network.in_channels,
         std=config.data.std or (0.25,) * network.in_channels,
         epoch_steps=1,
+        layout=default_layout(devices[0].platform),
     )
     step.trace((network.image_px, network.image_px, network.in_channels))
     return step
 
 
-def lower_cell(config, reduction):
-    """Returns one pass of a cell within a network, ready to compile: outputs, running statistics,
-    and the gradients by weights, mixture weights and the two states that it gets.
+def lower_cell(config, reduction, device):
+    """Returns one pass of a cell within a network, ready to compile for a device: outputs, running
+    statistics, and the gradients by weights, mixture weights and the two states that it gets.
     """
     import jax
 
@@ -123,7 +129,7 @@ def lower_cell(config, reduction):
     from darts_dist.nets.rows import arranged
     from darts_dist.spaces import cnn
 
-    network, layout = config.network, LAYOUTS[default_layout()]
+    network, layout = config.network, LAYOUTS[default_layout(device.platform)]
     compute, real = precisions(config)
     width = network.nodes * network.channels
     init, apply = pure(
@@ -157,7 +163,8 @@ def lower_cell(config, reduction):
     weights = jax.eval_shape(lambda p: arranged(p, config.space.operations), alphas)
     point = (*jax.eval_shape(init, jax.random.key(0)), (state, state), weights)
     out, _ = jax.eval_shape(forward, *point)
-    return jax.jit(both_ways).lower(*point, out)
+    there = jax.sharding.SingleDeviceSharding(device)
+    return jax.jit(both_ways, in_shardings=there, out_shardings=there).lower(*point, out)
 
 
 def precisions(config):
