@@ -5,7 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+import bench as bench_tool
 import pytest
+import turns
+
+from darts_dist.errors import InputError
 
 BENCH = pathlib.Path(__file__).parent.parent / "tools" / "bench.py"
 
@@ -133,7 +137,8 @@ def test_the_rnn_bench_times_a_step_and_a_product():
 def test_the_rnn_bench_comes_to_the_same_loss_as_pytorch():
     found = json.loads(bench(*RNN, "--peer", "torch", "--json"))
     assert [row["step"] for row in found["rnn"]] == ["torch", "ours"]
-    assert [row["time"] for row in found["ratio"]] == ["wall_s", "cpu_s"]
+    assert [row["time"] for row in found["spread"]] == ["wall_s", "cpu_s"]
+    assert found["ratios"] == {"weight": found["spread"][0]["torch_over_ours"]}
     (loss,) = found["last_loss"]
     assert loss["ours"] == pytest.approx(loss["torch"], abs=2e-5)
 
@@ -166,6 +171,34 @@ def test_without_pytorch_a_bench_says_how_to_get_it(asked, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, env=settings)
     assert run.returncode == 2
     assert len(run.stderr.splitlines()) == 1 and "pip install torch" in run.stderr
+
+
+def test_ratios_are_those_on_the_clock_and_the_spread_has_both_times():
+    def rows(*seconds):
+        return [{"wall_s": one, "cpu_s": 2 * one} for one in seconds]
+
+    found = turns.ratios({"weight": (rows(1, 2, 3), rows(4, 4, 30))})
+    assert found["ratios"] == {"weight": 2.0}
+    clock, cores = found["spread"]
+    assert clock == {
+        **{"step": "weight", "time": "wall_s"},
+        **{"torch_over_ours": 2.0, "least": 2.0, "most": 10.0},
+    }
+    assert cores == clock | {"time": "cpu_s"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(("rnn", "--repeats", "0"), ("search", "--repeats", "-1"), ("search", "--batch", "0")),
+        *(("rnn", "--window", "0"), ("rnn", "--words", "1.5"), ("kernels", "--layers", "0")),
+        *(("input", "--seconds", "0"), ("input", "--seconds", "-1"), ("input", "--seconds", "nan")),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_measures_nothing_is_bad_input(given):
+    with pytest.raises(InputError, match=f"{given[1]}: {given[2]}; wanted"):
+        bench_tool.main(given)
 
 
 def test_a_mistake_is_told_in_one_line():

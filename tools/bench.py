@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Measure parts of the package on this machine."""
 
+import argparse
 import json
+import math
 import pathlib
 import sys
 
@@ -24,6 +26,24 @@ BENCHES = {
 }
 
 
+def count(text):
+    """Returns a whole number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}; wanted a whole number >= 1")
+    return int(text)
+
+
+def duration(text):
+    """Returns seconds, finite and more than none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}; wanted seconds > 0")
+    return value
+
+
 def print_table(rows):
     """Prints dicts of equal keys as a table; texts as they are, numbers with commas."""
     table = [list(rows[0])]
@@ -39,7 +59,7 @@ def main(arguments):
     parser.add_argument("bench", metavar="WHAT", choices=list(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     group = parser.add_argument_group("input")
-    group.add_argument("--seconds", type=float, default=2.0, help="for each row; default 2")
+    group.add_argument("--seconds", type=duration, default=2.0, help="for each row; default 2")
     group = parser.add_argument_group("kernels", "of the search network of the paper by default")
     group.add_argument(
         "--what",
@@ -56,7 +76,7 @@ def main(arguments):
         help="to compile for: cpu:N, h100:N, v5e:AxB, ... as plan takes them; default cpu:1",
     )
     for option, (knob, meaning) in SIZES.items():
-        group.add_argument(f"--{option}", type=int, metavar="N", help=f"{meaning} ({knob})")
+        group.add_argument(f"--{option}", type=count, metavar="N", help=f"{meaning} ({knob})")
     group = parser.add_argument_group("search", "the sizes of kernels too; the paper's by default")
     group.add_argument(
         "--quick",
@@ -67,7 +87,7 @@ def main(arguments):
         "--peer", choices=("torch",), help="the same steps in eager PyTorch beside; rnn too"
     )
     group.add_argument(
-        "--repeats", type=int, metavar="N", default=5, help="turns that count; default 5; rnn too"
+        "--repeats", type=count, metavar="N", default=5, help="turns that count; default 5; rnn too"
     )
     group = parser.add_argument_group(
         "rnn",
@@ -79,7 +99,7 @@ def main(arguments):
         ("nodes", 8, "of the cell"),
     ):
         group.add_argument(
-            f"--{option}", type=int, metavar="N", default=size, help=f"{meaning}; default {size}"
+            f"--{option}", type=count, metavar="N", default=size, help=f"{meaning}; default {size}"
         )
     args = parser.parse_args(arguments)
     if args.bench in ("rnn", "search"):

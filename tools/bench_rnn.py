@@ -57,7 +57,7 @@ def bench_rnn(args):
     found = {"rnn": list(told.values()), "product": [product]}
     if theirs:
         pair = [[row[name] for row in rows[1:]] for name in ("ours", "torch")]
-        found["ratio"] = [turns.ratio(kind, *pair) for kind in turns.TIMES]
+        found |= turns.ratios({"weight": pair})
         found["last_loss"] = [{name: round(rows[-1][name]["gave"][0], 5) for name in rows[-1]}]
     return found
 

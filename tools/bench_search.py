@@ -48,16 +48,7 @@ def bench_search(args):
     }
     if theirs:
         pairs = {step: [rows[name][step][1:] for name in ("ours", "torch")] for step in STEPS}
-        found["spread"] = [
-            {"step": step} | turns.ratio(kind, *pair)
-            for step, pair in pairs.items()
-            for kind in turns.TIMES
-        ]
-        found["ratios"] = {
-            row["step"]: row["torch_over_ours"]
-            for row in found["spread"]
-            if row["time"] == "wall_s"
-        }
+        found |= turns.ratios(pairs)
     return found
 
 

@@ -86,6 +86,16 @@ def summary(name, rows):
     return {"step": name} | {key: round(value, 5) for key, value in found.items()}
 
 
+def ratios(pairs):
+    """Returns {"spread": `ratio` of both times of each step, "ratios": {step: that on the clock}}.
+
+    pairs: step -> (rows of ours, rows of theirs).
+    """
+    rows = [{"step": step} | ratio(kind, *pair) for step, pair in pairs.items() for kind in TIMES]
+    clock = {row["step"]: row["torch_over_ours"] for row in rows if row["time"] == "wall_s"}
+    return {"spread": rows, "ratios": clock}
+
+
 def ratio(kind, ours, theirs):
     """Returns PyTorch's time over ours, of the medians, and over the turns the least and most."""
     ours, theirs = ([row[kind] for row in rows] for rows in (ours, theirs))
