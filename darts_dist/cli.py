@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import importlib
-import json
 import os
 import sys
 import time
@@ -17,7 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import darts_dist
-from darts_dist import config, ending, planconfig, processes, schema, trainconfig, weightfile
+from darts_dist import (
+    config,
+    ending,
+    metrics,
+    planconfig,
+    processes,
+    schema,
+    trainconfig,
+    weightfile,
+)
 from darts_dist.errors import ConfigError, InputError, StorageError
 from darts_dist.knobs import Table
 from darts_dist.summary import summary
@@ -213,7 +221,7 @@ def _run(module: str, resolved: Any, workdir: str, given: argparse.Namespace) ->
     result = verb.run(resolved, workdir, given.debug)
     importlib.import_module("darts_dist.cluster").leave()
     tell = getattr(verb, "summary", summary)
-    told = json.dumps({**result, "workdir": workdir}) if given.json else tell(result, workdir)
+    told = metrics.to_json({**result, "workdir": workdir}) if given.json else tell(result, workdir)
     print(told, flush=True)
     if getattr(resolved, "select", False):
         _go_on(["select", workdir, *resolved.select_with, *(["--json"] if given.json else [])])

@@ -4,7 +4,6 @@ Place: layer 4. It reads a run's newest good checkpoint, or the file, and writes
 """
 
 import dataclasses
-import statistics
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from darts_dist.errors import CheckpointError, ConfigError, InputError
 from darts_dist.interop import COUNTER, Tree, from_torch
 from darts_dist.interop_network import network_entries
 from darts_dist.task import States
-from darts_dist.tellings import TELLINGS
+from darts_dist.tellings import TELLINGS, over_seeds, scored
 from darts_dist.texttask import TextTraining
 from darts_dist.trainconfig import TextTrainConfig, TrainConfig
 from darts_dist.training import Training
@@ -52,11 +51,8 @@ def run(config: TrainConfig | TextTrainConfig, workdir: str, debug: bool) -> dic
         **about,
         "parameters": task.parameters,
         "multiply_adds": task.multiply_adds,
+        **over_seeds(scored(rows), tuple(rows[0])),
     }
-    for key in rows[0]:
-        every = [one[key] for one in rows]
-        metrics[f"{key}_mean"] = statistics.fmean(every)
-        metrics[f"{key}_deviation"] = statistics.stdev(every) if len(every) > 1 else 0.0
     return {"verb": "evaluate", "status": "completed", "seeds": seeds, "metrics": metrics}
 
 

@@ -4,7 +4,6 @@ It works on numbers that were fetched already; `run` fetches them, `metrics` and
 them, `pages` holds what the pages are made of. Letters: S seeds, E edges, K operations.
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from darts_dist.bilevel import Search
 from darts_dist.events import Events
 from darts_dist.metrics import Recorder
 from darts_dist.spaces import derive
-from darts_dist.tellings import TELLINGS
+from darts_dist.tellings import TELLINGS, over_seeds, scored
 from darts_dist.texttask import TextSearch
 
 
@@ -147,6 +146,8 @@ def standings(
 ) -> dict[str, Any]:
     """Returns seeds, best_seed and metrics of result.json: `keys` of each seed's line after `total`
     steps, the seed with the lowest validation loss, means and deviations over the seeds.
+
+    A seed whose validation loss is not finite is never the best and counts in no mean.
     """
     last = {line["seed"]: line for line in lines if line["step"] == total}
     seeds = [
@@ -157,12 +158,8 @@ def standings(
         }
         for at, seed in enumerate(numbers)
     ]
-    done = [one for one in seeds if one["status"] == "completed" and "valid_loss" in one]
+    done = scored([one for one in seeds if one["status"] == "completed"])
     best = min(done, key=lambda one: one["valid_loss"], default={})
-    scored = [key for key in keys if key.startswith(("valid_", "test_"))]
-    metrics = {key: best.get(key) for key in scored}
-    for key in scored:
-        found = [one[key] for one in done]
-        metrics[f"{key}_mean"] = statistics.fmean(found) if found else None
-        metrics[f"{key}_deviation"] = statistics.stdev(found) if len(found) > 1 else 0.0
+    scores = [key for key in keys if key.startswith(("valid_", "test_"))]
+    metrics = {key: best.get(key) for key in scores} | over_seeds(done, scores)
     return {"seeds": seeds, "best_seed": best.get("seed"), "metrics": metrics}

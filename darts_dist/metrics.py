@@ -8,6 +8,7 @@ cannot be written is a StorageError. Letters: `S` seeds, `E` edges of a cell, `K
 import contextlib
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -113,7 +114,7 @@ class Recorder:
             self._log.flush()
 
     def _write_lines(self) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        text = "".join(to_json(line) + "\n" for line in self.lines)
         write_whole(self._lines_file, text)
 
     def _write_alphas(self) -> None:
@@ -153,6 +154,22 @@ class _Log:
         if self._whole is not None:
             self._written_s = time.monotonic()
             write_whole(self._path, "".join(self._whole))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Returns `value` as JSON that any reader takes: numbers that are not finite become null.
+
+    A loss may become one, and Python's own form of it, NaN or Infinity, is no JSON.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:

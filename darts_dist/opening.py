@@ -97,7 +97,8 @@ def meta(
 def read_result(path: epath.Path) -> dict[str, Any]:
     """Returns what a run that ended well wrote last; InputError for a damaged file."""
     try:
-        result = json.loads(path.read_text())
+        # null for a NaN, which is no JSON and which older versions wrote
+        result = json.loads(path.read_text(), parse_constant=lambda _: None)
         seeds = result.get("seeds") if isinstance(result, dict) else None
         damage = "" if isinstance(seeds, list) else "no result"
     except (OSError, ValueError) as error:

@@ -305,7 +305,8 @@ class Run:
             self.events.end(self.pace.total, self.seeds[at], completed=True)
         if cluster.is_main():
             self.journal.leave(self.folder, result)
-            metrics.write_whole(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+            text = metrics.to_json(result, indent=1)
+            metrics.write_whole(self.folder / "result.json", text + "\n")
         return result
 
     def _result(self, digests: list[str], last: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
         ended = {name: in_turn(own, folder / "select" / name, debug) for name, own in owns.items()}
     rows = [row_of(name, cells[name], ended[name], config.space.kind) for name in cells]
     rows.sort(key=lambda row: (row["valid_loss_mean"] is None, row["valid_loss_mean"]))
-    found = [row for row in rows if row["seed"] is not None and row["status"] == "completed"]
+    scored = [row for row in rows if row["valid_loss_mean"] is not None]
+    found = [row for row in scored if row["seed"] is not None]
     if not found:
         raise DivergedError(
             f"no cell of {workdir} could be trained; see {folder / 'select'}, and lower "
@@ -60,7 +61,7 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
     if cluster.is_main():
         text = genotype.to_json(genotype.from_dict(best["genotype"], config.space.kind))
         metrics.write_whole(folder / "genotype.json", text + "\n")
-        metrics.write_whole(folder / "selection.json", json.dumps(result, indent=1) + "\n")
+        metrics.write_whole(folder / "selection.json", metrics.to_json(result, indent=1) + "\n")
     return result
 
 

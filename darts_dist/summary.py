@@ -47,9 +47,9 @@ def _ranking(cells: list[dict[str, Any]]) -> list[str]:
             mean, deviation = (cell[f"valid_{score}_{name}"] for name in ("mean", "deviation"))
             loss = cell["valid_loss_mean"]
             numbers = (
-                f"{mean:.2f}{unit}",
+                "not finite" if mean is None else f"{mean:.2f}{unit}",
                 f"{deviation:.2f}",
-                f"{loss:.4f}",
+                "not finite" if loss is None else f"{loss:.4f}",
                 f"{cell['parameters']:,}",
                 f"{cell['multiply_adds']:,}",
             )

@@ -3,6 +3,9 @@
 Place: layer 4, beside the journals, which say when. Pure. Letters: S seeds.
 """
 
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,3 +119,30 @@ def averages(sums: dict[str, np.ndarray], at: int) -> tuple[float, float]:
     """Mean loss and accuracy in per cent of a seed's sums."""
     count = max(float(sums["count"][at]), 1.0)
     return float(sums["loss"][at]) / count, 100 * float(sums["right"][at]) / count
+
+
+def scored(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rows of seeds that can be compared: those whose validation loss is finite."""
+    return [row for row in rows if _is_finite(row.get("valid_loss"))]
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
+    """Returns the mean and the deviation of each score, by name, over the seeds' rows.
+
+    A number that is not finite (a perplexity may be infinite where its loss is not) does not count;
+    without any that is the mean is None and the deviation 0.
+    """
+    found: dict[str, Any] = {}
+    for key in keys:
+        values = [row[key] for row in rows if _is_finite(row.get(key))]
+        try:
+            mean = statistics.fmean(values) if values else None
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        except OverflowError:  # the sum of numbers that are finite need not be
+            mean, deviation = None, 0.0
+        found |= {f"{key}_mean": mean, f"{key}_deviation": deviation}
+    return found
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 
 from darts_dist import config, genotype, pages, trainjournal
 from darts_dist.events import ABOUT, Events
-from darts_dist.journal import SearchJournal
+from darts_dist.journal import SearchJournal, standings
 from darts_dist.metrics import Recorder
 from darts_dist.picture import heatmap
 from darts_dist.spaces.derive import RULES, edges_of, softmax
@@ -260,3 +260,49 @@ def test_training_shows_its_numbers_by_the_same_tags(tmp_path):
     assert metrics.keys() == set(trainjournal.METRICS["cnn"]) <= set(ABOUT)
     knobs = [key for keys in trainjournal.HPARAMS.values() for key in keys]
     assert not [key for key in knobs if key.startswith(config.FREE_ON_RESUME)]
+
+
+KEYS = ("valid_loss", "valid_perplexity")
+
+
+def ended(*rows):
+    """What stands at the end of a run whose seeds had these losses and perplexities."""
+    lines = [
+        {"step": 9, "seed": seed, **dict(zip(KEYS, row, strict=True))}
+        for seed, row in enumerate(rows)
+    ]
+    return standings(lines, range(len(rows)), 9, np.ones(len(rows), bool), KEYS)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, None])  # None: read back from the file of lines
+def test_a_seed_whose_loss_is_not_finite_never_wins_and_counts_in_no_mean(bad):
+    assert ended((bad, bad), (2.0, 7.0), (1.0, 3.0)) == {
+        "seeds": [
+            {"seed": 0, "status": "completed", "valid_loss": bad, "valid_perplexity": bad},
+            {"seed": 1, "status": "completed", "valid_loss": 2.0, "valid_perplexity": 7.0},
+            {"seed": 2, "status": "completed", "valid_loss": 1.0, "valid_perplexity": 3.0},
+        ],
+        "best_seed": 2,
+        "metrics": {
+            "valid_loss": 1.0,
+            "valid_perplexity": 3.0,
+            "valid_loss_mean": 1.5,
+            "valid_loss_deviation": pytest.approx(0.5**0.5),
+            "valid_perplexity_mean": 5.0,
+            "valid_perplexity_deviation": pytest.approx(8**0.5),
+        },
+    }
+
+
+def test_without_a_finite_loss_no_seed_is_the_best():
+    found = ended((np.nan, 1.0), (np.inf, 1.0))
+    assert found["best_seed"] is None
+    assert found["metrics"]["valid_loss"] is found["metrics"]["valid_perplexity_mean"] is None
+
+
+def test_an_infinite_perplexity_counts_in_no_mean_of_perplexities():
+    found = ended((720.0, np.inf), (1.0, 3.0))
+    assert found["best_seed"] == 1
+    assert found["metrics"]["valid_loss_mean"] == 360.5
+    assert found["metrics"]["valid_perplexity_mean"] == 3.0
+    assert ended((709.0, 1.5e308), (709.0, 1.5e308))["metrics"]["valid_perplexity_mean"] is None

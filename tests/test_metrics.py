@@ -154,6 +154,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == b"new"
 
 
+def test_numbers_that_are_not_finite_are_null_and_keep_their_keys(tmp_path):
+    bad = {"valid_loss": float("nan"), "deep": [{"a": float("inf")}, (1.5, -float("inf"))]}
+    record = recorder(tmp_path)
+    record.epoch([line(1, 5) | bad])
+    text = (tmp_path / "genotypes.jsonl").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found == line(1, 5) | {"valid_loss": None, "deep": [{"a": None}, [1.5, None]]}
+    again = recorder(tmp_path)
+    again.drop_after(2)
+    again.epoch([line(2, 5)])
+    assert [entry["valid_loss"] for entry in stored_lines(tmp_path)] == [None, 0.5]
+
+
 def test_a_remote_log_is_written_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(metrics, "_is_local", lambda path: False)
     record = recorder(tmp_path)
