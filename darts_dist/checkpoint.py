@@ -47,17 +47,23 @@ class Checkpoints:
     """The checkpoints of one run. All processes call every method, in the same order."""
 
     def __init__(
-        self, folder: str | os.PathLike, keep: int = 2, warn: Callable[[str], None] | None = None
+        self,
+        folder: str | os.PathLike,
+        keep: int = 2,
+        warn: Callable[[str], None] | None = None,
+        *,
+        owned: bool = True,
     ) -> None:
         """Opens the folder, which need not exist; the newest `keep` checkpoints are kept in it.
 
         warn: gets a line on each checkpoint that cannot be used; the default is stderr of process
-        0.
+        0.  owned: whether this is the run that saves here; a reader removes nothing, since a save
+        of another process may be under way.
         """
         quiet()
         text = os.fspath(folder)
         self._folder = epath.Path(text if "://" in text else os.path.abspath(text))
-        self._keep = keep
+        self._keep, self._owned = keep, owned
         self._warn = warn or _warn
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._saving = False
@@ -102,7 +108,7 @@ class Checkpoints:
         like: the state as a tree of jax.ShapeDtypeStruct with NamedShardings, on whatever mesh.
         check: gets meta before the arrays are looked at, and may raise. A checkpoint that does not
         verify is named in a warning and the one before is taken; what is newer than the one taken
-        is removed. Raises CheckpointError when `like` does not fit (with the leaves), or when there
+        is removed by the run that owns the folder. Raises CheckpointError when `like` does not fit (with the leaves), or when there
         are checkpoints and none of them verifies: they are kept, for their owner to decide.
         """
         steps = self._agreed_steps()
@@ -157,6 +163,8 @@ class Checkpoints:
 
     def _remove(self, unwanted: Callable[[int], bool]) -> None:
         """Removes the unwanted steps and what a killed save left; no save may be under way."""
+        if not self._owned:
+            return
         with _storage_errors(self._folder):
             if cluster.is_main() and self._folder.exists():
                 for path in self._folder.iterdir():

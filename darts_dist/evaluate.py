@@ -85,7 +85,7 @@ def _of_run(config: Any, workdir: str) -> tuple[Any, States, dict[str, Any]]:
     kind = config.space.kind
     value = genotype.load(str(path), kind) if path.exists() else train.load_genotype(config)
     task = train.make_training(config, value)
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep, owned=False)
     like = runs.shapes(task.join(task.init()))
     found = checkpoints.restore(like, lambda meta: None)
     if found is None:

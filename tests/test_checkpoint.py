@@ -129,6 +129,23 @@ def test_empty_and_unfinished_folders_are_never_chosen(saved, mesh, tmp_path, wa
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4", "6"]
 
 
+def test_a_reader_takes_what_is_whole_and_removes_nothing(saved, mesh, tmp_path, warnings):
+    folder = tmp_path / "checkpoints"
+    (folder / "9").mkdir()
+    (folder / "8.orbax-checkpoint-tmp-0").mkdir()
+    chunk(folder / "6").write_bytes(b"")
+    reader = checkpoint.Checkpoints(folder, warn=warnings.append, owned=False)
+    before = sorted(path for path in folder.rglob("*"))
+    assert reader.restore(like(state(mesh)))[2] == 4
+    reader.close()
+    assert sorted(path for path in folder.rglob("*")) == before
+    assert len(warnings) == 1
+    empty = tmp_path / "other"
+    (empty / "8.orbax-checkpoint-tmp-0").mkdir(parents=True)
+    assert checkpoint.Checkpoints(empty, owned=False).restore(like(state(mesh))) is None
+    assert len(list(empty.iterdir())) == 1
+
+
 def chunk(folder):
     """The largest file of the arrays: the packed float32 rows are in it."""
     return max((folder / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
