@@ -3,6 +3,7 @@
 It holds numbers and names only. It is checked once, here; everywhere else it is trusted.
 """
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
@@ -182,6 +183,10 @@ def choose(structs: Structs, tree: Mapping[str, Any], overrides: Sequence[str]) 
         key, _, literal = one.partition("=")
         if key.strip() == "space.kind":
             kind = literal.strip().strip("\"'")
+        elif key.strip() == "space":  # the whole table
+            with contextlib.suppress(ConfigError):  # told as any override's, once its kind is known
+                space = schema.parse(one, "").get("space")
+                kind = space.get("kind", kind) if isinstance(space, dict) else kind
     if not isinstance(kind, str) or kind not in structs:
         raise ConfigError(
             f"space.kind = {schema.literal(kind)}; wanted {' | '.join(structs)}"

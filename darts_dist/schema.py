@@ -20,6 +20,7 @@ from msgspec import inspect
 from darts_dist.errors import ConfigError
 
 WIDTH = 110  # columns of the page of knobs
+MOST = 2**31 - 1  # int32, as which numbers go to devices
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ def tables(struct: type) -> dict[str, str]:
 
 @functools.cache
 def knobs(struct: type, prefix: str = "") -> dict[str, Knob]:
-    """Returns every knob below `struct` by its dotted key, in the order of the fields."""
+    """Returns every knob below `struct` by its dotted key, in the order of the fields; those that
+    are in no table first, as TOML has them.
+    """
     found = {}
-    for field in inspect.type_info(struct).fields:  # pyright: ignore[reportAttributeAccessIssue]
+    fields = inspect.type_info(struct).fields  # pyright: ignore[reportAttributeAccessIssue]
+    for field in sorted(fields, key=lambda one: isinstance(one.type, inspect.StructType)):
         if isinstance(field.type, inspect.StructType):
             found |= knobs(field.type.cls, f"{prefix}{field.name}.")
             continue
@@ -128,13 +132,22 @@ def override(struct: type, tree: dict, text: str) -> dict:
 def convert(struct: type, tree: dict) -> Any:
     """Returns the Struct of a tree of tables, or raises a ConfigError that names the key."""
     for key, value in _leaves(struct, tree):
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
-            raise ConfigError(f"{key} = {literal(value)}; wanted finite numbers")
+        for one in value if isinstance(value, list) else [value]:
+            if wanted := _unfit(one):
+                raise ConfigError(f"{key} = {literal(value)}; wanted {wanted}")
     try:
         return msgspec.convert(tree, struct)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(struct, tree, str(error))) from None
+
+
+def _unfit(value: Any) -> str:
+    """Returns what is wanted instead of a value that no knob can have, or nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "finite numbers"
+    if isinstance(value, int) and abs(value) > MOST:
+        return f"a whole number up to {MOST}"
+    return "text without a NUL" if isinstance(value, str) and "\0" in value else ""
 
 
 def _leaves(struct: type, tree: dict) -> list[tuple[str, Any]]:
@@ -202,10 +215,10 @@ def literal(value: Any) -> str:
 
 
 def flat(struct: Any) -> dict[str, Any]:
-    """Returns the value of every knob of a Struct by dotted key, in the order of the fields."""
+    """Returns the value of every knob of a Struct by dotted key, in the order of `knobs`."""
     values = {}
-    for name in struct.__struct_fields__:
-        value = getattr(struct, name)
+    fields = {name: getattr(struct, name) for name in struct.__struct_fields__}
+    for name, value in sorted(fields.items(), key=lambda one: isinstance(one[1], msgspec.Struct)):
         if isinstance(value, msgspec.Struct):
             values |= {f"{name}.{inner}": one for inner, one in flat(value).items()}
         else:

@@ -64,6 +64,8 @@ def set_environment(topology: Topology) -> None:
     for name, value in ENVIRONMENT[platform].items():
         os.environ.setdefault(name, value)
     os.environ.pop("JAX_PLATFORMS", None)  # or cluster.start would leave the choice to it
+    if os.environ.pop("JAX_NUM_CPU_DEVICES", ""):  # the same: the topology says how many
+        jax.config.update("jax_num_cpu_devices", -1)
     flags = os.environ.get("XLA_FLAGS", "")
     if platform == "cpu":
         flags = xla_flags.without_count(flags)
@@ -88,7 +90,7 @@ def devices(topology: Topology) -> list[Any]:
         if len(found) < topology.count:
             raise InputError(
                 f"topology={topology.text}: jax has started with {len(found)} CPU devices already; "
-                "take JAX_NUM_CPU_DEVICES out of the environment"
+                "plan in a process of its own"
             )
         return found[: topology.count]
     settings: dict[str, Any] = {"topology_name": topology.text}

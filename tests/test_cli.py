@@ -58,6 +58,24 @@ def test_help_lists_every_knob_and_every_option(capsys):
     assert max(map(len, page.splitlines())) <= 110
 
 
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_every_knob_it_takes(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    page = capsys.readouterr().out
+    for struct in cli.VERBS[verb].structs.values():
+        assert config.describe(struct) in page
+
+
+@pytest.mark.parametrize("kind", ("cnn", "rnn"))
+@pytest.mark.parametrize("words", (["search"], ["train"], ["plan", "topology=v5e:4x4"]), ids=str)
+def test_what_is_printed_is_a_config_that_prints_itself(words, kind, tmp_path, capsys):
+    assert cli.main([*words, f"space.kind={kind}", "name=mine", "--print"]) == 0
+    shown = capsys.readouterr().out
+    (tmp_path / "mine.toml").write_text(shown)
+    assert cli.main([words[0], str(tmp_path / "mine.toml"), "--print"]) == 0
+    assert capsys.readouterr().out == shown
+
+
 def test_help_without_a_verb_lists_the_verbs(capsys):
     assert cli.main(["--help"]) == 0
     page = capsys.readouterr().out

@@ -103,6 +103,13 @@ def test_a_run_is_named_after_its_file_unless_the_file_says_otherwise(tmp_path):
         ("alphas.betas=[0.5, 1]", "alphas.betas = [0.5, 1]; wanted list of 2: number >= 0 and < 1"),
         ("weights.momentum=nan", "weights.momentum = nan; wanted finite numbers"),
         ("data.mean=[inf, 0, 0]", "data.mean = [inf, 0, 0]; wanted finite numbers"),
+        (
+            "network.channels=99999999999",
+            "network.channels = 99999999999; wanted a whole number up",
+        ),
+        ('data.path="a\\u0000b"', "wanted text without a NUL"),
+        ('space={kind="rn"}', 'space.kind = "rn"; wanted cnn | rnn; did you mean rnn?'),
+        ("space={kind=}", 'space = "{kind=}"; wanted a table'),
         ("method.preset=darts_secnd", "did you mean darts_second?"),
         ('space.operations=["sep_conv_3x4"]', "did you mean sep_conv_3x3?"),
         ('space.operations=["none"]', "wanted at least one operation besides none"),
