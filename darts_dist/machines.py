@@ -102,6 +102,8 @@ def parse(text: str) -> Topology:
     if not text:
         raise InputError(f"no topology; wanted topology=KIND:SHAPE, such as {FORMS}")
     kind, _, shape = text.partition(":")
+    if not kind:
+        raise InputError(f"topology={text} has no kind; wanted KIND:SHAPE, such as {FORMS}")
     if kind not in KINDS:
         known = ", ".join(KINDS)
         raise InputError(f"topology={text}: {kind} is unknown; known are {known}, as in {FORMS}")

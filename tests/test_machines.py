@@ -19,6 +19,7 @@ def test_a_topology_is_a_kind_and_a_shape(text, count, platform):
     [
         ("", "wanted topology=KIND:SHAPE"),
         ("v9:2x2", "v9 is unknown; known are cpu, h100, v5e"),
+        (":8", "topology=:8 has no kind; wanted KIND:SHAPE"),
         ("v5e", "no shape"),
         ("v5e:16", "2 sides"),
         ("v5p:4x4", "3 sides"),
