@@ -32,10 +32,21 @@ import hosts
 import supervise
 
 
+class Parser(argparse.ArgumentParser):
+    """Arguments whose mistakes are told in one line."""
+
+    def error(self, message):
+        """Ends with 2."""
+        line = " ".join(message.splitlines())
+        self.exit(2, f"launch_local: error: {line}; --help tells more\n")
+
+
 def read_arguments(arguments):
     """Returns the parsed command line; exits with 2 on one that makes no sense."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--processes", type=int, required=True, metavar="N")

@@ -248,7 +248,7 @@ def test_bad_words_to_the_tool_are_told_and_nothing_is_left(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for words, text in (
-        ([path], "the following arguments are required"),
+        ([path], "the following arguments are required: OUT|FILE.pt;"),
         ([path, out], 'genotype = ""; wanted'),
         ([path, out, *SETTINGS, "--epochs-done", 601], "wanted 0 to schedule.epochs = 600"),
         ([path, tmp_path / "full", *SETTINGS], "is there already; name a new folder"),

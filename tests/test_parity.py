@@ -1,6 +1,9 @@
 """Parity with the original: the check itself, and this package by the original's numbers."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import check_parity
 import numpy as np
@@ -8,7 +11,10 @@ import pytest
 from parity import cnn_genotypes, cnn_ops, cnn_search, vectors
 from parity_files import VECTORS, check, excerpt
 
+from darts_dist.errors import InputError
+
 GENOTYPES = VECTORS.parent
+TOOL = pathlib.Path(check_parity.__file__)
 SMALL = ("none.s2.affine.even", "skip_connect.s1.affine.odd", "relu_conv_bn.noaffine")
 FEW = (
     "mixed.s2",
@@ -152,3 +158,11 @@ def test_every_operation_is_the_originals():
 @pytest.mark.timeout(3600)
 def test_the_search_network_its_architecture_steps_and_trajectories_are_the_originals():
     assert check(VECTORS, "cnn_search") == 0
+
+
+def test_a_bad_command_line_is_told_in_one_line_before_anything_is_compared():
+    done = subprocess.run([sys.executable, str(TOOL)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "required: directory" in done.stderr
+    with pytest.raises(InputError, match="invalid choice: 'cnn'"):
+        check_parity.main([str(VECTORS), "--only", "cnn"], start=pytest.fail)

@@ -95,6 +95,17 @@ def test_a_run_that_is_not_there_is_bad_input(name, tmp_path):
     assert tool(name, "--help")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("inspect_checkpoint.py", (), ()), ("import_torch.py", ("--export",), ("net.pt",))],
+)
+def test_a_file_in_the_place_of_checkpoints_is_bad_input(name, before, after, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    code, out, err = tool(name, *before, tmp_path, *after)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"{tmp_path}/checkpoints is a file; wanted the folder" in err
+
+
 def test_checkpoints_are_shown_with_their_state(run):
     code, out, err = tool("inspect_checkpoint.py", run, "--json")
     assert (code, err) == (0, "")

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Compare this package with vectors that the original computed; exit 1 when anything differs."""
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -26,7 +25,8 @@ from parity import (  # noqa: E402
 )
 from parity.vectors import Row, VectorError  # noqa: E402
 
-from darts_dist import cluster  # noqa: E402
+from darts_dist import cluster, ending  # noqa: E402
+from darts_dist.cli import Parser  # noqa: E402
 
 STEMS = (
     "cnn_ops",
@@ -88,17 +88,21 @@ def lines(rows):
 
 
 def parse(arguments):
-    """Returns the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Returns the parsed command line; InputError for one that makes no sense."""
+    parser = Parser(description=__doc__)
     parser.add_argument("directory", help="folder of the vector files")
     parser.add_argument("--only", nargs="+", choices=STEMS, metavar="STEM", help=", ".join(STEMS))
     parser.add_argument("--json", action="store_true", help="every quantity, as JSON")
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
-    """Prints the comparison and returns the exit code: 0 when every case passed."""
+def main(arguments, start=lambda: None):
+    """Prints the comparison and returns the exit code: 0 when every case passed.
+
+    start(): what has to come before the first case.
+    """
     args = parse(arguments)
+    start()
     rows, passed, failed = [], 0, 0
     for stem in args.only or STEMS:
         for _, group in itertools.groupby(rows_of(args.directory, stem), Row.place):
@@ -117,5 +121,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    cluster.start()
-    sys.exit(main())
+    ending.finish(lambda: main(sys.argv[1:], cluster.start))

@@ -42,7 +42,10 @@ def main(arguments):
     parser = Parser(description=__doc__)
     parser.add_argument("source", metavar="FILE.pt|RUN", help="what is read")
     parser.add_argument("target", metavar="OUT|FILE.pt", help="what is written")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="see train --help")
+    # Without a default argparse counts them among what is missing.
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="see train --help"
+    )
     parser.add_argument("--export", action="store_true", help="from a run to a file")
     parser.add_argument("--epochs-done", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--seed", type=int, metavar="S", help="which network; default: the first")
@@ -116,6 +119,8 @@ def newest(run):
     folder = config.place(run) / "checkpoints"
     if not folder.exists():
         raise CheckpointError(f"{folder} is not there: {run} is no run, or has saved nothing yet")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; wanted the folder of a run's checkpoints")
     checkpoint.quiet()
     folder = folder if "://" in str(run) else folder.resolve()
     every = [one for one in folder.iterdir() if one.name.isdecimal() and checkpoint.complete(one)]

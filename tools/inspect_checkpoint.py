@@ -30,6 +30,8 @@ def main(arguments):
         raise CheckpointError(f"{run}: there is no such run")
     if not folder.exists():
         raise CheckpointError(f"{folder} is not there: the run has saved nothing yet, or is no run")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; wanted the folder of a run's checkpoints")
     found = inspect(folder)
     if asked.json:
         print(json.dumps({"run": str(run), "checkpoints": found}))

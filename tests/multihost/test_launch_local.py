@@ -210,6 +210,8 @@ def test_logs_that_cannot_be_kept_do_not_keep_a_run_from_running(tmp_path):
         ["--processes", "1", "--devices-per-process", "1", "--namespaces", "no-such", "--", "sh"],
     ],
 )
-def test_a_command_line_that_makes_no_sense_ends_with_2(arguments):
-    done = subprocess.run([sys.executable, str(launching.LAUNCHER), *arguments])
-    assert done.returncode == 2
+def test_a_command_line_that_makes_no_sense_ends_with_2_and_one_line(arguments):
+    command = [sys.executable, str(launching.LAUNCHER), *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("launch_local: error: ")
