@@ -38,7 +38,8 @@ class Verb:
 
     structs: of its config, by space.kind.  load(path, overrides) -> config.  takes: what its first
     word is: a config file, or a run (or a file in its place) that is its workdir too.  makes_run:
-    whether it makes a folder where --workdir names none.
+    whether it makes a folder where --workdir names none.  steps: whether it takes steps, of seeds
+    that it chooses, and not those of a run that has taken them.
     """
 
     module: str
@@ -47,6 +48,7 @@ class Verb:
     load: Callable[[Any, Sequence[str]], Any]
     takes: str = "[CONFIG.toml]"
     makes_run: bool = True
+    steps: bool = True
 
     @property
     def on_run(self) -> bool:
@@ -80,6 +82,7 @@ VERBS = {
         trainconfig.TRAININGS,
         weightfile.of_target,
         takes="RUN | FILE.pt",
+        steps=False,
     ),
     "plan": Verb(
         "darts_dist.plan",
@@ -98,17 +101,16 @@ OPTIONS = """\
   --debug         one device, three steps, the network's table, NaN checks, tracebacks
   --profile N     tell where the time of N steps goes, and trace them: log.profile_steps=N
   --version       print the version and end"""
+FEW_STEPS = ("seeds.count=1", "schedule.epochs=1", "schedule.steps_per_epoch=3")
 DEBUG = (
     "mesh.seed=1",
     "mesh.data=1",
-    "seeds.count=1",
-    "schedule.epochs=1",
-    "schedule.steps_per_epoch=3",
+    *FEW_STEPS,
     "cluster.cpu_devices=1",
     "log.network=true",
     "debug.nans=true",
 )
-"""What `--debug` sets, unless the command line says otherwise."""
+"""What `--debug` sets, unless the command line says otherwise; FEW_STEPS where a verb takes any."""
 NOUNS = {"cnn": "pictures (space.kind=cnn, the default)", "rnn": "texts (space.kind=rnn)"}
 UNWRITABLE = ending.STORAGE_ERRNO | {errno.EACCES, errno.EPERM}
 
@@ -264,7 +266,8 @@ def _resolve(verb: Verb, words: list[str], debug: bool) -> tuple[str, Any]:
             path = word
     if debug:
         given = {override.partition("=")[0].strip() for override in overrides}
-        overrides += [one for one in DEBUG if one.partition("=")[0] not in given]
+        left = given if verb.steps else given | {one.partition("=")[0] for one in FEW_STEPS}
+        overrides += [one for one in DEBUG if one.partition("=")[0] not in left]
     if kind == "run" and path is None:
         raise InputError("no run; name its folder: runs/NAME-TIME")
     return path or "", verb.load(path, overrides)

@@ -5,7 +5,7 @@ import json
 import pytest
 import small_training as small
 
-from darts_dist import cli, config, genotype
+from darts_dist import cli, config, genotype, trainconfig
 
 SIZES = (
     "network.channels=2",
@@ -135,6 +135,16 @@ def test_bad_input_is_one_line_and_code_2(words, message, capsys, tmp_path, monk
     assert cli.main(words) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and message in told
+
+
+def test_debug_leaves_the_seeds_and_the_schedule_of_a_run_that_is_scored(tmp_path, capsys):
+    knobs = ["genotype=DARTS_V2", "seeds.count=2", "schedule.epochs=7"]
+    (tmp_path / "config.toml").write_text(config.dump(trainconfig.load(None, knobs)))
+    assert darts("evaluate", tmp_path, "--debug", "--print") == 0
+    shown = config.parse_as(trainconfig.TRAININGS, capsys.readouterr().out, "shown", "")
+    before = trainconfig.of_run(str(tmp_path))
+    assert (shown.seeds, shown.schedule) == (before.seeds, before.schedule)
+    assert (shown.mesh.seed, shown.mesh.data, shown.debug.nans) == (1, 1, True)
 
 
 def test_select_wants_a_finished_search(tmp_path, capsys):
