@@ -95,19 +95,44 @@ def meta(
 
 
 def read_result(path: epath.Path) -> dict[str, Any]:
-    """Returns what a run that ended well wrote last; InputError for a damaged file."""
+    """Returns what a run that ended well wrote last; InputError for a damaged file.
+
+    Each seed's row has a number and a status, and a genotype, where there is one, is an object.
+    """
     try:
         # null for a NaN, which is no JSON and which older versions wrote
         result = json.loads(path.read_text(), parse_constant=lambda _: None)
         seeds = result.get("seeds") if isinstance(result, dict) else None
-        damage = "" if isinstance(seeds, list) else "no result"
-    except (OSError, ValueError) as error:
+        if not isinstance(seeds, list):
+            damage = "no result"
+        else:
+            damage = next(filter(None, map(_damage_of, seeds)), "")
+    except (OSError, ValueError, RecursionError) as error:
         damage = str(error)
     if damage:
-        raise InputError(
-            f"{path} is damaged: {damage}; remove it, and the run ends again from its checkpoint"
-        )
+        raise damaged(path, damage)
     return result
+
+
+def damaged(path: epath.Path, damage: str) -> InputError:
+    """Returns the error of a result that cannot be what a run wrote."""
+    return InputError(
+        f"{path} is damaged: {damage}; remove it, and the run ends again from its checkpoint"
+    )
+
+
+def _damage_of(row: Any) -> str:
+    """Returns what is wrong with the row of a seed, "" where nothing is."""
+    if not isinstance(row, dict):
+        return f"the row of a seed is {json.dumps(row)}; wanted an object"
+    wanted: dict[str, tuple[Any, str]] = {"seed": (int, "a number"), "status": (str, "a text")}
+    if "genotype" in row:
+        wanted["genotype"] = (dict | None, "an object")
+    for key, (kind, words) in wanted.items():
+        if not isinstance(row.get(key), kind):
+            found = json.dumps(row[key]) if key in row else "nothing"
+            return f"{key} of a seed is {found}; wanted {words}"
+    return ""
 
 
 def read_starts(path: epath.Path, known: list[int]) -> list[int]:

@@ -14,7 +14,7 @@ from etils import epath
 from darts_dist import agreement, apart, cluster, genotype, metrics, opening, processes, train
 from darts_dist import config as configs
 from darts_dist import run as runs
-from darts_dist.errors import DivergedError, InputError
+from darts_dist.errors import DivergedError, GenotypeError, InputError
 from darts_dist.genotype import CnnGenotype, Genotype
 from darts_dist.spaces import derive, rnn
 from darts_dist.trainconfig import (
@@ -26,6 +26,8 @@ from darts_dist.trainconfig import (
 )
 from darts_dist.trainjournal import KEYS
 
+FILE = "result.json"
+
 
 def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> dict[str, Any]:
     """Returns what selection.json holds: a row for each cell, the best first, and the best seed.
@@ -34,7 +36,7 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
     and left alone where it is finished.  Raises InputError for a search that is not finished.
     """
     folder = epath.Path(workdir)
-    if not (folder / "result.json").exists():
+    if not (folder / FILE).exists():
         raise InputError(f"{workdir} has no result.json: finish its search first")
     cells = candidates(config, folder)
     owns = {name: one_training(config, name, genotype.to_json(cells[name])) for name in cells}
@@ -68,7 +70,7 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
 def in_turn(own: TrainConfig | TextTrainConfig, folder: epath.Path, debug: bool) -> dict[str, Any]:
     """Returns the metrics of one cell after its training on all devices, {} where it diverged."""
     try:
-        return train.run(own, str(folder), debug)["metrics"]
+        return metrics_in(train.run(own, str(folder), debug), folder)
     except DivergedError:
         return {}
 
@@ -109,19 +111,31 @@ def side_by_side(
         diverged = share()
 
     def metrics_of(name: str) -> dict[str, Any]:
-        path = folder / "select" / name / "result.json"
-        return {} if name in diverged else opening.read_result(path)["metrics"]
+        run = folder / "select" / name
+        return {} if name in diverged else metrics_in(opening.read_result(run / FILE), run)
 
     return {name: metrics_of(name) for name in owns}
 
 
+def metrics_in(result: dict[str, Any], run: epath.Path) -> dict[str, Any]:
+    """Returns the metrics of a training's result; InputError for a damaged one."""
+    found = result.get("metrics")
+    if not isinstance(found, dict) or not isinstance(found.get("parameters"), int):
+        raise opening.damaged(run / FILE, "no metrics of a training")
+    return found
+
+
 def candidates(config: SelectConfig | TextSelectConfig, folder: epath.Path) -> dict[str, Genotype]:
     """Returns the cells to compare by the names of their runs: those found, and random ones."""
-    search = opening.read_result(folder / "result.json")
+    search = opening.read_result(folder / FILE)
     cells: dict[str, Genotype] = {}
     for one in search["seeds"]:
         if one["status"] == "completed":
-            cells[f"seed-{one['seed']}"] = genotype.from_dict(one["genotype"], config.space.kind)
+            name = f"seed-{one['seed']}"
+            try:
+                cells[name] = genotype.from_dict(one.get("genotype"), config.space.kind)
+            except GenotypeError as error:
+                raise opening.damaged(folder / FILE, f"{name}: {error}") from None
     if not cells:
         raise InputError(f"{folder}: every seed of the search diverged; there is no cell to train")
     operations = configs.load(str(folder / "config.toml")).space.operations

@@ -147,6 +147,25 @@ def test_debug_leaves_the_seeds_and_the_schedule_of_a_run_that_is_scored(tmp_pat
     assert (shown.mesh.seed, shown.mesh.data, shown.debug.nans) == (1, 1, True)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([3], "the row of a seed is 3; wanted an object"),
+        ([{"seed": 0}], "status of a seed is nothing; wanted a text"),
+        ([{"seed": "a", "status": "completed"}], 'seed of a seed is "a"; wanted a number'),
+        ([{"seed": 0, "status": "completed", "genotype": 7}], "genotype of a seed is 7; wanted an"),
+        ([{"seed": 0, "status": "completed"}], "seed-0: a genotype is an object with named cells"),
+        ([{"seed": 0, "status": "completed", "genotype": {}}], "seed-0: genotype lacks normal"),
+    ],
+)
+def test_a_result_with_damaged_rows_is_bad_input_that_names_the_file(seeds, said, tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(config.dump(config.load(None, SEARCH)))
+    (tmp_path / "result.json").write_text(json.dumps({"seeds": seeds}))
+    assert darts("select", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/result.json is damaged: {said}" in told and told.count("\n") == 1
+
+
 def test_select_wants_a_finished_search(tmp_path, capsys):
     (tmp_path / "config.toml").write_text(config.dump(config.load(None)))
     assert darts("select", tmp_path) == 2
