@@ -100,6 +100,11 @@ def load(source: str, space: str = "") -> Genotype:
     try:
         if path is not None and path.is_dir():
             path = path / "genotype.json"
+            if not path.exists():
+                raise GenotypeError(
+                    f"{text} has no genotype.json; wanted the folder of a finished search: finish "
+                    f"it, or derive a cell of its last epoch: tools/derive_genotype.py {text}"
+                )
         if path is not None and path.exists():
             return parse(path.read_text(encoding="utf-8"), space, origin=f"{path}: ")
     except (OSError, UnicodeDecodeError) as error:

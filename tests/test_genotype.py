@@ -62,6 +62,8 @@ def test_text_is_the_form_that_the_original_logs():
 
 
 def test_a_genotype_is_found_in_a_file_and_in_a_run(tmp_path):
+    with pytest.raises(GenotypeError, match=r"has no genotype.json; .* tools/derive_genotype.py"):
+        genotype.load(str(tmp_path))
     (tmp_path / "genotype.json").write_text(genotype.to_json(V2))
     (tmp_path / "cell.txt").write_text(genotype.to_text(V2))
     assert genotype.load(str(tmp_path)) == V2
