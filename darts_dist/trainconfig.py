@@ -267,7 +267,15 @@ def of_search(run: str, overrides: Sequence[str] = ()) -> Any:
     path = configs.place(run) / "config.toml"
     if not path.exists():
         raise InputError(f"{run} is no search run: it has no config.toml")
-    return after_search(configs.load(str(path)), run, overrides)
+    try:
+        search = configs.load(str(path))
+    except ConfigError as error:
+        found = str(error)
+        with contextlib.suppress(ConfigError):
+            configs.load_as(TRAININGS, str(path), packaged="")
+            found = "it is one of train; evaluate scores it"
+        raise ConfigError(f"{run} is no search run: {found}") from None
+    return after_search(search, run, overrides)
 
 
 def after_search(search: Config | TextConfig, run: str, overrides: Sequence[str] = ()) -> Any:

@@ -166,6 +166,16 @@ def test_a_result_with_damaged_rows_is_bad_input_that_names_the_file(seeds, said
     assert f"{tmp_path}/result.json is damaged: {said}" in told and told.count("\n") == 1
 
 
+def test_select_says_what_a_run_of_train_is_for(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(config.dump(trainconfig.load(None)))
+    assert darts("select", tmp_path) == 2
+    said = f"{tmp_path} is no search run: it is one of train; evaluate scores it\n"
+    assert capsys.readouterr().err.endswith(said)
+    (tmp_path / "config.toml").write_text("[network\n")
+    assert darts("select", tmp_path) == 2
+    assert f"{tmp_path}/config.toml is not TOML" in capsys.readouterr().err
+
+
 def test_select_wants_a_finished_search(tmp_path, capsys):
     (tmp_path / "config.toml").write_text(config.dump(config.load(None)))
     assert darts("select", tmp_path) == 2
