@@ -17,6 +17,7 @@ from darts_dist.trainconfig import AnyConfig
 from darts_dist.watchdog import Limits
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+SELECTED = "select"  # the folder, in that of a search, of the trainings of its cells
 
 
 def versions() -> dict[str, str]:
@@ -62,13 +63,16 @@ def finished(config: AnyConfig, folder: epath.Path) -> dict[str, Any] | None:
             old = configs.load_as(type(config), str(stored), packaged="")
         except ConfigError as error:
             raise ConfigError(f"{error}; mend it or remove it, checkpoints hold a copy") from None
-        check_config(config, old, f"the run in {folder}")
+        check_config(config, old, f"the run in {folder}", folder)
     result = folder / "result.json"
     return read_result(result) if result.exists() else None
 
 
-def check_config(config: AnyConfig, old: AnyConfig, what: str) -> None:
-    """Raises a ConfigError where `what`, made with an older config, cannot be resumed with this."""
+def check_config(config: AnyConfig, old: AnyConfig, what: str, folder: epath.Path) -> None:
+    """Raises a ConfigError where `what`, made with an older config, cannot be resumed with this.
+
+    folder: of the run.
+    """
     changed = [
         f"{key} (was {before!r}, now {now!r})"
         for key, before, now in configs.differences(old, config)
@@ -76,9 +80,17 @@ def check_config(config: AnyConfig, old: AnyConfig, what: str) -> None:
     ]
     if changed:
         raise ConfigError(
-            f"{what} has another config: {', '.join(changed)}; give the old values or another "
-            f"--workdir"
+            f"{what} has another config: {', '.join(changed)}; give the old values or "
+            f"{elsewhere(folder)}"
         )
+
+
+def elsewhere(folder: epath.Path) -> str:
+    """Returns how a run comes to a folder without what is in this one, as the end of an error.
+
+    `select` has its trainings in folders of its own choice and takes no --workdir.
+    """
+    return f"remove {folder}" if folder.parent.name == SELECTED else "another --workdir"
 
 
 def meta(

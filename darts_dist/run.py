@@ -234,12 +234,12 @@ class Run:
         old = configs.parse_as(
             type(self.config), meta["config"], "the checkpoint", self.config.name
         )
-        opening.check_config(self.config, old, "the checkpoint")
+        opening.check_config(self.config, old, "the checkpoint", self.folder)
         for key, now in self.task.about().items():
             if meta.get(key) != now:
                 raise CheckpointError(
                     f"the checkpoint was made with another {key}; give what it was made with, or "
-                    "another --workdir"
+                    f"{opening.elsewhere(self.folder)}"
                 )
         if meta["epoch_steps"] != self.pace.epoch:
             raise CheckpointError(

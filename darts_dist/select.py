@@ -42,14 +42,17 @@ def run(config: SelectConfig | TextSelectConfig, workdir: str, debug: bool) -> d
     owns = {name: one_training(config, name, genotype.to_json(cells[name])) for name in cells}
     ended = None if debug or config.selection.groups == 1 else side_by_side(config, owns, folder)
     if ended is None:
-        ended = {name: in_turn(own, folder / "select" / name, debug) for name, own in owns.items()}
+        ended = {
+            name: in_turn(own, folder / opening.SELECTED / name, debug)
+            for name, own in owns.items()
+        }
     rows = [row_of(name, cells[name], ended[name], config.space.kind) for name in cells]
     rows.sort(key=lambda row: (row["valid_loss_mean"] is None, row["valid_loss_mean"]))
     scored = [row for row in rows if row["valid_loss_mean"] is not None]
     found = [row for row in scored if row["seed"] is not None]
     if not found:
         raise DivergedError(
-            f"no cell of {workdir} could be trained; see {folder / 'select'}, and lower "
+            f"no cell of {workdir} could be trained; see {folder / opening.SELECTED}, and lower "
             "weights.learning_rate"
         )
     best = found[0]
@@ -98,10 +101,10 @@ def side_by_side(
     def share() -> list[str]:
         jobs = {}
         for name in list(owns)[own_place::hosts]:
-            if opening.finished(owns[name], folder / "select" / name) is None:
-                file = folder / "select" / f"{name}.toml"
+            if opening.finished(owns[name], folder / opening.SELECTED / name) is None:
+                file = folder / opening.SELECTED / f"{name}.toml"
                 metrics.write_whole(file, configs.dump(owns[name]))
-                jobs[name] = os.fspath(file), os.fspath(folder / "select" / name)
+                jobs[name] = os.fspath(file), os.fspath(folder / opening.SELECTED / name)
         return sorted(apart.train(jobs, apart.environments(host, groups)))
 
     if hosts > 1:
@@ -111,7 +114,7 @@ def side_by_side(
         diverged = share()
 
     def metrics_of(name: str) -> dict[str, Any]:
-        run = folder / "select" / name
+        run = folder / opening.SELECTED / name
         return {} if name in diverged else metrics_in(opening.read_result(run / FILE), run)
 
     return {name: metrics_of(name) for name in owns}

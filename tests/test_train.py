@@ -176,6 +176,22 @@ def test_select_says_what_a_run_of_train_is_for(tmp_path, capsys):
     assert f"{tmp_path}/config.toml is not TOML" in capsys.readouterr().err
 
 
+def test_trainings_of_select_with_other_knobs_are_to_be_removed(tmp_path, capsys):
+    value = genotype.to_dict(small.GENOTYPE)
+    seeds = [{"seed": 3, "status": "completed", "genotype": value}]
+    (tmp_path / "config.toml").write_text(config.dump(config.load(None, SEARCH)))
+    (tmp_path / "result.json").write_text(json.dumps({"seeds": seeds}))
+    words = ["selection.groups=1", "selection.random_cells=0"]
+    chosen = trainconfig.of_search(str(tmp_path), [*words, "network.channels=4"])
+    own = tmp_path / "select" / "seed-3"
+    own.mkdir(parents=True)
+    before = trainconfig.one_training(chosen, "seed-3", json.dumps(value))
+    (own / "config.toml").write_text(config.dump(before))
+    assert darts("select", tmp_path, *words, "network.channels=2") == 2
+    said = f"(was 4, now 2); give the old values or remove {own}\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_select_wants_a_finished_search(tmp_path, capsys):
     (tmp_path / "config.toml").write_text(config.dump(config.load(None)))
     assert darts("select", tmp_path) == 2
