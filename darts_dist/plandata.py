@@ -72,7 +72,7 @@ def _of_texts(config: AnyTextPlan) -> Counts:
     seeds = range(config.seeds.first, config.seeds.first + config.seeds.count)
     windows = textdata.cut(config, corpus, seeds=seeds, own=(), columns=slice(0, 1))
     steps = textdata.steps_of_epoch(config, len(windows.texts["train"]))
-    rows = textdata.scored_columns(config, corpus.valid, config.evaluation.batch)
+    rows = textdata.scored_columns(config, corpus, "valid")
     seen = [windows.size_at(step) for step in range(min(steps, MOST_STEPS))]
     return Counts(
         len(corpus.words),

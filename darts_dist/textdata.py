@@ -3,6 +3,7 @@
 Place: layer 3, under `texttask`. Letters: R rows, B columns.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from darts_dist.data import text, windows
 from darts_dist.data.text import Corpus
 from darts_dist.trainconfig import TextTrainConfig
 
+COLUMNS = {"valid": "batch", "test": "test_batch"}  # text that is scored -> knob of evaluation
 MEAN_SHARE = 0.975  # of a whole window that a window is long on average (`windows.draw_length`)
 
 
@@ -22,7 +24,7 @@ def cut(config: Any, corpus: Corpus, *, seeds: Any, own: Any, columns: slice) ->
     """
     data, trains = config.data, isinstance(config, TextTrainConfig)
     texts = {
-        name: text.columns(getattr(corpus, name), data.global_batch)
+        name: text.columns(getattr(corpus, name), data.global_batch, name=_file(config, name))
         for name in (("train",) if trains else windows.STREAMS)
     }
     rule: dict[str, Any] = {"length": data.window, "jitter": trains}
@@ -38,10 +40,23 @@ def steps_of_epoch(config: Any, rows: int) -> int:
     return config.schedule.steps_per_epoch or max(about, 1)
 
 
-def scored_columns(config: Any, tokens: np.ndarray, count: int) -> np.ndarray:
-    """Returns what is scored of a text, in so many columns, int32[R, B]."""
-    limit, rows = config.evaluation.rows, text.columns(tokens, count)
+def scored_columns(config: Any, corpus: Corpus, name: str) -> np.ndarray:
+    """Returns what is scored of a corpus's text, "valid" or "test", in columns, int32[R, B].
+
+    Raises ConfigError for a text that is too short.
+    """
+    limit, knob = config.evaluation.rows, COLUMNS[name]
+    rows = text.columns(
+        getattr(corpus, name),
+        getattr(config.evaluation, knob),
+        name=_file(config, name),
+        key=f"evaluation.{knob}",
+    )
     return rows[: limit + 1] if limit else rows
+
+
+def _file(config: Any, name: str) -> str:
+    return os.path.join(config.data.path, f"{name}.txt")
 
 
 def wide(count: int, devices: int) -> int:

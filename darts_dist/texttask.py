@@ -51,7 +51,7 @@ class TextTask(Task):
             config, corpus, seeds=self.seeds, own=self.own_seeds, columns=self.rows
         )
         self.epoch_steps = textdata.steps_of_epoch(config, len(self.windows.texts["train"]))
-        self.valid = textdata.scored_columns(config, corpus.valid, config.evaluation.batch)
+        self.valid = textdata.scored_columns(config, corpus, "valid")
 
     def _wide(self, count: int) -> int:
         return textdata.wide(count, self.mesh.shape["data"])
@@ -194,7 +194,7 @@ class TextTraining(TextTask):
         """Builds everything up to the programs; nothing is compiled yet."""
         super().__init__(config, corpus)
         self.genotype, words = value, len(corpus.words)
-        self.test = textdata.scored_columns(config, corpus.test, config.evaluation.test_batch)
+        self.test = textdata.scored_columns(config, corpus, "test")
         self.programs = textsteps.make_training(config, self.mesh, value, words, self.epoch_steps)
 
     def sizes(self) -> Any:

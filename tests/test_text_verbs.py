@@ -205,7 +205,11 @@ def test_a_file_of_pytorch_is_scored_and_one_of_other_sizes_refused(data, tmp_pa
         ({"train": b"w0 w1\n\xff\xfe w2"}, (), "train.txt: line 2 is not UTF-8 text"),
         ({"test": b"w0 new w1"}, ("data.new_words=stop",), "line 1: train.txt has no 'new'"),
         ({"test": b"w0 new w1"}, ("data.new_words=unknown",), "and no <unk> to take it for"),
-        ({}, ("data.global_batch=400",), "does not fill two rows of 400 columns"),
+        (
+            {},
+            ("data.global_batch=400",),
+            "data/train.txt of 480 words does not fill two rows of 400",
+        ),
         ({}, ("data.window=200",), "windows of 200 words need a text of at least 201 rows"),
         ({}, ("network.layers=3",), "network.layers is not a key"),
         ({}, ("weights.average=sometimes",), "wanted always | never | when_halted"),

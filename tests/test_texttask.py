@@ -200,10 +200,21 @@ def test_a_new_start_from_a_state_goes_on_as_if_nothing_had_been(kind):
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        (small.search, ("data.global_batch=300", *ONE), "does not fill two rows of 300 columns"),
+        (
+            small.search,
+            ("data.global_batch=300", *ONE),
+            "train.txt of 400 words does not fill two rows of 300 columns; use a longer text, or "
+            "data.global_batch of at most 200",
+        ),
         (small.search, ("data.window=60",), "windows of 60 words need a text of at least 61 rows"),
         (small.training, ("data.window=60",), "windows of 60 words need a text of at least 61"),
-        (small.training, ("evaluation.test_batch=31",), "does not fill two rows of 31 columns"),
+        (
+            small.training,
+            ("evaluation.test_batch=31",),
+            "test.txt of 60 words does not fill two rows of 31 columns; use a longer text, or "
+            "evaluation.test_batch of at most 30",
+        ),
+        (small.search, ("evaluation.batch=86",), "or evaluation.batch of at most 85"),
         (small.training, ("data.accumulate=3", *ONE), "data.accumulate=3 does not divide the 8"),
         (small.search, ("batch_norm.sync=group:2",), "wanted batch | state for texts"),
         (small.search, ("space.operations=[none]",), "space.operations"),

@@ -62,16 +62,19 @@ def load_sample(*, new_words: str = "add") -> Corpus:
     return _number({f"{folder}/{split}.txt": text for split, text in texts.items()}, new_words)
 
 
-def columns(tokens: np.ndarray, count: int) -> np.ndarray:
+def columns(
+    tokens: np.ndarray, count: int, *, name: str = "a text", key: str = "data.global_batch"
+) -> np.ndarray:
     """Returns a text as `count` columns side by side, int32[R, B], each a contiguous part of it.
 
     What does not fill a row is left out.  Raises ConfigError for a text of fewer than two rows.
+    name, key: what it calls the text, and the knob that `count` is from.
     """
     rows = len(tokens) // count
     if rows < 2:
         raise ConfigError(
-            f"a text of {len(tokens)} words does not fill two rows of {count} columns; use a "
-            f"longer text, or at most {len(tokens) // 2} columns (data.global_batch)"
+            f"{name} of {len(tokens)} words does not fill two rows of {count} columns; use a "
+            f"longer text, or {key} of at most {len(tokens) // 2}"
         )
     return np.ascontiguousarray(tokens[: rows * count].reshape(count, rows).T)
 
