@@ -5,7 +5,7 @@ import json
 import pytest
 import small_training as small
 
-from darts_dist import cli, config, genotype, trainconfig
+from darts_dist import cli, config, genotype, select, tellings, trainconfig
 
 SIZES = (
     "network.channels=2",
@@ -190,6 +190,32 @@ def test_trainings_of_select_with_other_knobs_are_to_be_removed(tmp_path, capsys
     assert darts("select", tmp_path, *words, "network.channels=2") == 2
     said = f"(was 4, now 2); give the old values or remove {own}\n"
     assert capsys.readouterr().err.endswith(said)
+
+
+def test_a_cell_whose_loss_is_not_finite_is_ranked_last_and_never_wins(
+    tmp_path, capsys, monkeypatch
+):
+    value = genotype.to_dict(small.GENOTYPE)
+    rows = [{"seed": seed, "status": "completed", "genotype": value} for seed in (3, 4)]
+    (tmp_path / "config.toml").write_text(config.dump(config.load(None, SEARCH)))
+    (tmp_path / "result.json").write_text(json.dumps({"seeds": rows}))
+    losses = {"seed-3": float("nan"), "seed-4": 2.0}
+
+    def trained(own, folder, debug):
+        lines = [{"valid_loss": losses[own.name], "valid_error": 50.0}]
+        scores = tellings.over_seeds(tellings.scored(lines), tuple(lines[0]))
+        return {**scores, "parameters": 5, "multiply_adds": 6}
+
+    monkeypatch.setattr(select, "in_turn", trained)
+    words = ("selection.groups=1", "selection.random_cells=0", "cluster.cpu_devices=0")
+    assert darts("select", tmp_path, *words) == 0
+    assert "not finite" in capsys.readouterr().out
+    found = json.loads((tmp_path / "selection.json").read_text(), parse_constant=pytest.fail)
+    assert [one["cell"] for one in found["cells"]] == ["seed-4", "seed-3"]
+    assert found["best_seed"] == 4
+    losses["seed-4"] = float("inf")
+    assert darts("select", tmp_path, *words) == 3
+    assert "no cell of" in capsys.readouterr().err
 
 
 def test_select_wants_a_finished_search(tmp_path, capsys):
