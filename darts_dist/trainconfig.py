@@ -302,7 +302,8 @@ def after_search(search: Config | TextConfig, run: str, overrides: Sequence[str]
     if search.data.kind in STORED:
         given.append("data.cutout_px=0")
     layers = FixedNetwork().layers
-    if kind == "cnn" and auxiliary_px(search.network.stem, search.network.image_px, layers) < 2:
+    pictures = search.network if isinstance(search, Config) else None
+    if pictures and auxiliary_px(pictures.stem, pictures.image_px, layers) < 2:
         given.append("regularisation.auxiliary_weight=0")
     return configs.parse_as(
         SELECTIONS[kind], "", run, f"select-{search.name}", (*given, *overrides)
