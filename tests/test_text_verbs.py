@@ -208,7 +208,7 @@ def test_a_file_of_pytorch_is_scored_and_one_of_other_sizes_refused(data, tmp_pa
         (
             {},
             ("data.global_batch=400",),
-            "data/train.txt of 480 words does not fill two rows of 400",
+            "data/train.txt of 420 words does not fill two rows of 400",
         ),
         ({}, ("data.window=200",), "windows of 200 words need a text of at least 201 rows"),
         ({}, ("network.layers=3",), "network.layers is not a key"),
