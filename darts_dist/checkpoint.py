@@ -108,8 +108,9 @@ class Checkpoints:
         like: the state as a tree of jax.ShapeDtypeStruct with NamedShardings, on whatever mesh.
         check: gets meta before the arrays are looked at, and may raise. A checkpoint that does not
         verify is named in a warning and the one before is taken; what is newer than the one taken
-        is removed by the run that owns the folder. Raises CheckpointError when `like` does not fit (with the leaves), or when there
-        are checkpoints and none of them verifies: they are kept, for their owner to decide.
+        is removed by the run that owns the folder. Raises CheckpointError when `like` does not fit
+        (with the leaves), or when there are checkpoints and none of them verifies: they are kept,
+        for their owner to decide.
         """
         steps = self._agreed_steps()
         for step in reversed(steps):

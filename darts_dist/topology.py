@@ -64,8 +64,6 @@ def set_environment(topology: Topology) -> None:
     for name, value in ENVIRONMENT[platform].items():
         os.environ.setdefault(name, value)
     os.environ.pop("JAX_PLATFORMS", None)  # or cluster.start would leave the choice to it
-    if os.environ.pop("JAX_NUM_CPU_DEVICES", ""):  # the same: the topology says how many
-        jax.config.update("jax_num_cpu_devices", -1)
     flags = os.environ.get("XLA_FLAGS", "")
     if platform == "cpu":
         flags = xla_flags.without_count(flags)
