@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -20,8 +21,14 @@ from etils import epath
 
 from darts_dist.errors import ClusterError, DartsError, InputError, Interrupted, StorageError
 
-STORAGE_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+DISK_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+UNREACHED_ERRNO = {
+    *(errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT),
+    *(socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_NONAME),  # of names, and below zero
+}
+STORAGE_ERRNO = DISK_ERRNO | UNREACHED_ERRNO
 STORAGE_SIGNS = ("No space left on device", "Read-only file system", "Disk quota exceeded")
+UNREACHED_SIGNS = ("Cannot connect to host", "Connection timeout to host")  # of aiohttp
 MEMORY_SIGNS = ("out of memory", "failed to allocate request")  # the second of XLA for GPUs
 LESS_MEMORY = (
     "lower data.global_batch or network.channels, or set network.remat=true or "
@@ -46,6 +53,9 @@ def finish(function: Callable[[], int]) -> NoReturn:
     interrupts as Ctrl-C does, until `function` does something else with it.
     """
     _open_streams()
+    # Without a network these tell each error as several tracebacks, before it is raised.
+    for library in ("gcsfs", "google.auth", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     sys.unraisablehook = _interrupt_again
     try:
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
@@ -145,7 +155,12 @@ def classify(error: BaseException) -> DartsError | None:
             return one
         number = one.errno if isinstance(one, OSError) else None
         text = str(one)
-        if number in STORAGE_ERRNO or any(sign in text for sign in STORAGE_SIGNS):
+        if any(sign in text for sign in UNREACHED_SIGNS):
+            return StorageError(
+                f"the store cannot be reached, what was there is kept: {_first_line(text)}; look "
+                f"at the network and start again"
+            )
+        if number in DISK_ERRNO or any(sign in text for sign in STORAGE_SIGNS):
             return StorageError(f"storage failed, what was there is kept: {_first_line(text)}")
         full = any(sign in text.lower() for sign in MEMORY_SIGNS)
         if isinstance(one, MemoryError) or full:

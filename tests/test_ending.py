@@ -130,3 +130,28 @@ def test_a_default_folder_that_stays_empty_is_removed_and_a_named_one_kept(tmp_p
     assert list((tmp_path / "runs").iterdir()) == []
     assert cli.main(["search", "--workdir", "mine"]) == 2
     assert (tmp_path / "mine").is_dir()
+
+
+UNREACHED = """
+import sys, types
+import gcsfs.retry
+
+async def at_once(seconds):
+    pass
+
+gcsfs.retry.asyncio = types.SimpleNamespace(sleep=at_once)  # six times, half a minute in all
+from darts_dist import cli
+finish(lambda: cli.main({words}))
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [("evaluate", "gs://x/y"), ("search", "--workdir", "gs://x/y")], ids=" ".join
+)
+def test_a_store_that_cannot_be_reached_is_storage_that_failed(words, monkeypatch):
+    pytest.importorskip("gcsfs")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # where nothing listens
+    process = python(UNREACHED.format(words=words))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, len(err.splitlines())) == (5, "", 1), err
+    assert "127.0.0.1" in err and "Connect call failed" in err
