@@ -96,13 +96,6 @@ def test_a_folder_that_cannot_be_written_is_a_storage_failure(tmp_path):
     assert "cannot be written" in err
 
 
-def test_a_file_in_the_place_of_a_folder_is_a_storage_failure_in_one_line(tmp_path):
-    (tmp_path / "net.toml").touch()
-    code, out, err = draw("DARTS_V2", tmp_path / "net.toml" / "cells.svg")
-    assert (code, out, len(err.splitlines())) == (5, "", 1)
-    assert "net.toml/cells.svg cannot be written" in err
-
-
 def test_a_pdf_without_its_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "reportlab.pdfgen.canvas", None)
     value = genotype.load("ENAS")
