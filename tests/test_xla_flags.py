@@ -33,7 +33,10 @@ def test_sums_of_a_recurrent_network_are_split(flags):
 
 
 @pytest.mark.parametrize("recurrent", (False, True))
-def test_kernels_are_compiled_quickly_but_those_of_a_recurrent_network(flags, recurrent):
+def test_kernels_are_compiled_quickly_but_those_of_a_recurrent_network(
+    flags, recurrent, monkeypatch
+):
+    monkeypatch.setattr(xla_flags, "_unknown", lambda names: set())  # jaxlib 0.12 has no such flag
     assert ("--xla_cpu_use_fusion_emitters=false" in flags("cpu", recurrent=recurrent)) != recurrent
 
 
