@@ -10,6 +10,7 @@ from darts_dist import run as runs
 from darts_dist.data import sources
 from darts_dist.errors import ConfigError
 from darts_dist.genotype import CnnGenotype, Genotype, RnnGenotype
+from darts_dist.rules import check_auxiliary
 from darts_dist.texttask import TextTraining
 from darts_dist.trainconfig import TextTrainConfig, TrainConfig
 from darts_dist.training import Training
@@ -19,6 +20,8 @@ from darts_dist.trainjournal import TrainJournal
 def run(config: TrainConfig | TextTrainConfig, workdir: str, debug: bool) -> dict[str, Any]:
     """Returns the content of result.json after training in `workdir`."""
     value = load_genotype(config)
+    if isinstance(config, TrainConfig):  # scoring has no use for the head, on maps of any size
+        check_auxiliary(config.network, config.regularisation.auxiliary_weight)
 
     def make() -> Training | TextTraining:
         return make_training(config, value)

@@ -151,7 +151,6 @@ class TrainConfig(Table, frozen=True, kw_only=True):
     def __post_init__(self):
         """Raises a ConfigError for the first rule between knobs that does not hold."""
         check_pictures(self.network, self.data)
-        check_auxiliary(self.network, self.regularisation.auxiliary_weight)
         check_rates(self.weights)
         check_batch(self)
 
@@ -305,9 +304,12 @@ def after_search(search: Config | TextConfig, run: str, overrides: Sequence[str]
     pictures = search.network if isinstance(search, Config) else None
     if pictures and auxiliary_px(pictures.stem, pictures.image_px, layers) < 2:
         given.append("regularisation.auxiliary_weight=0")
-    return configs.parse_as(
+    made = configs.parse_as(
         SELECTIONS[kind], "", run, f"select-{search.name}", (*given, *overrides)
     )
+    if isinstance(made, TrainConfig):
+        check_auxiliary(made.network, made.regularisation.auxiliary_weight)
+    return made
 
 
 def one_training(config: SelectConfig | TextSelectConfig, name: str, genotype: str) -> Any:

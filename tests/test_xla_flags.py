@@ -32,14 +32,6 @@ def test_sums_of_a_recurrent_network_are_split(flags):
     assert "--xla_disable_hlo_passes=cse_barrier_expander" in flags("cpu", recurrent=True)
 
 
-@pytest.mark.parametrize("recurrent", (False, True))
-def test_kernels_are_compiled_quickly_but_those_of_a_recurrent_network(
-    flags, recurrent, monkeypatch
-):
-    monkeypatch.setattr(xla_flags, "_unknown", lambda names: set())  # jaxlib 0.12 has no such flag
-    assert ("--xla_cpu_use_fusion_emitters=false" in flags("cpu", recurrent=recurrent)) != recurrent
-
-
 @pytest.mark.parametrize("platforms", ("cuda", "cuda,cpu", "tpu"))
 def test_compilers_of_other_platforms_keep_all_passes(flags, platforms):
     assert not any("passes" in flag for flag in flags("cpu", JAX_PLATFORMS=platforms))
