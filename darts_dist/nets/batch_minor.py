@@ -9,6 +9,8 @@ C D channels, S sources (states with the same targets), T targets, O operations 
 operations.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -65,12 +67,18 @@ class BatchMinor:
         f[2, S, R, C].
 
         R runs over all group axes but S of the first map, then of the second, and so on.
-        Summed over rows of pixels first and over their number after the concatenation: one long
-        sum loses three times as many digits, and now and then flips a ReLU.
+        Summed pair by pair over up to 8 parts of the examples, then over rows of pixels, and over
+        their number after the concatenation: one long sum loses three times as many digits, and
+        now and then flips a ReLU.
         """
 
+        def row_means(x):
+            parts = math.gcd(x.shape[-1], 8)
+            whole = sum_axes(x.reshape(*x.shape[:-1], parts, -1), (x.ndim - 1,))
+            return whole.mean((-2, -1)) / parts
+
         def rows(power):
-            means = [power(widen(z)).mean((-2, -1)) for z in maps]  # S, (T, O,) C, H
+            means = [row_means(power(widen(z))) for z in maps]  # S, (T, O,) C, H
             return jnp.concatenate([r.reshape(r.shape[0], -1, *r.shape[-2:]) for r in means], 1)
 
         return jnp.stack([rows(lambda z: z), rows(jnp.square)]).mean(-1)
