@@ -50,8 +50,7 @@ def start(
     """Sets jax up for this process and joins the others; call it before a device is touched.
 
     platform: "cpu", "cuda", "tpu" or "" for what jax finds. cpu_devices: devices that the CPU is
-    split into, 0 for one; --xla_force_host_platform_device_count wins, and, but with `alone`,
-    JAX_NUM_CPU_DEVICES.
+    split into, 0 for one; JAX_NUM_CPU_DEVICES and --xla_force_host_platform_device_count win.
     float64: 64-bit types on. matmul: "float32", "tensorfloat32" or "default", in what products of
     float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
     will be single operations. recurrent: they are of networks of texts. cache: keep compiled
@@ -66,8 +65,8 @@ def start(
     elif platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platform)
     forced = xla_flags.COUNT in os.environ.get("XLA_FLAGS", "")
-    chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-    if cpu_devices and not forced and (chosen < 0 or (alone and chosen != cpu_devices)):
+    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
+    if cpu_devices and not forced and not chosen:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", matmul)

@@ -88,7 +88,7 @@ def devices(topology: Topology) -> list[Any]:
         if len(found) < topology.count:
             raise InputError(
                 f"topology={topology.text}: jax has started with {len(found)} CPU devices already; "
-                "plan in a process of its own"
+                "take JAX_NUM_CPU_DEVICES out of the environment"
             )
         return found[: topology.count]
     settings: dict[str, Any] = {"topology_name": topology.text}
