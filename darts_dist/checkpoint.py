@@ -129,8 +129,7 @@ class Checkpoints:
         if steps:
             raise CheckpointError(
                 f"none of the {len(steps)} checkpoints in {self._folder} can be used; nothing was "
-                f"removed: mend or remove that folder to start from the first step, or use another "
-                f"--workdir"
+                f"removed: mend or remove that folder to start from the first step"
             )
         self._remove(lambda other: True)
         return None
@@ -253,8 +252,8 @@ def _compare(
         lines = ["the same leaves in another order"]
     if lines:
         raise CheckpointError(
-            f"checkpoint {folder} does not fit this run; resume with the config that made it, or "
-            f"use another --workdir. Different: {'; '.join(lines)}"
+            f"checkpoint {folder} does not fit this run; give the config that made it, or remove "
+            f"{folder.parent}. Different: {'; '.join(lines)}"
         )
 
 

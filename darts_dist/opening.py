@@ -12,7 +12,7 @@ from etils import epath
 
 from darts_dist import agreement, schema
 from darts_dist import config as configs
-from darts_dist.errors import ConfigError, InputError
+from darts_dist.errors import CheckpointError, ConfigError, InputError
 from darts_dist.trainconfig import AnyConfig
 from darts_dist.watchdog import Limits
 
@@ -91,6 +91,20 @@ def elsewhere(folder: epath.Path) -> str:
     `select` has its trainings in folders of its own choice and takes no --workdir.
     """
     return f"remove {folder}" if folder.parent.name == SELECTED else "another --workdir"
+
+
+def checkpoints_of(run: str) -> epath.Path:
+    """Returns where a run keeps its checkpoints; CheckpointError where there is no such folder."""
+    place = configs.place(run)
+    place = place if "://" in run else place.resolve()
+    folder = place / "checkpoints"
+    if not place.exists():
+        raise CheckpointError(f"{place}: there is no such run")
+    if not folder.exists():
+        raise CheckpointError(f"{folder} is not there: the run has saved nothing yet, or is no run")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; wanted the folder of a run's checkpoints")
+    return folder
 
 
 def meta(

@@ -5,7 +5,6 @@ Place: layer 4: config and topology -> compiled step -> figures, as one dict; `p
 """
 
 import functools
-import json
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from darts_dist import (
     cluster,
     machines,
+    metrics,
     opening,
     plancosts,
     plandata,
@@ -83,7 +83,7 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
     if config.plan.seeds:
         result["by_seeds"] = sweeps.by_seeds()
     if workdir:
-        _write(workdir, "plan.json", json.dumps(result, indent=1) + "\n")
+        _write(workdir, "plan.json", metrics.to_json(result, indent=1) + "\n")
         _write(workdir, "plan.svg", plandrawing.svg(result))
     return result
 

@@ -77,7 +77,7 @@ class Program:
         self.name, self.mesh, self.body, self.takes, self.gives = name, mesh, body, takes, gives
         self.eager, self.stop_at_nan = eager, stop_at_nan
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        self.options = {"xla_backend_optimization_level": 0} if once and on_cpu else None
+        options = {"xla_backend_optimization_level": 0} if once and on_cpu else None
         inside = {SEED: _first, BATCH: _first, SHARED: lambda x: x, SCALAR: lambda x: x}
 
         def local(*args):
@@ -89,7 +89,9 @@ class Program:
         results = jax.tree.map(SPECS.get, gives)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=results)
         # A result with a NaN is computed again, from the arguments.
-        self.jitted = jax.jit(mapped, donate_argnums=() if stop_at_nan else donate)
+        self.jitted = jax.jit(
+            mapped, donate_argnums=() if stop_at_nan else donate, compiler_options=options
+        )
         self.traces, self.executables = {}, {}  # by the shapes of the arguments
         self.runs = collections.Counter()  # of what was traced, by the shapes of the arguments
 
@@ -162,10 +164,6 @@ class Program:
         assert self.traced is not None, f"{self.name} was never traced"
         return self.traced.lower()
 
-    def compile(self, lowered):
-        """Returns the executable of the program, lowered."""
-        return lowered.compile(self.options)
-
 
 def _sizes(args):
     return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(args))
@@ -209,7 +207,7 @@ def compile_all(programs, threads=2):
     order = sorted(lowered, key=lambda one: -len(lowered[one].as_text()))
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        executables = pool.map(lambda one: one[0].compile(lowered[one]), order)
+        executables = pool.map(lambda one: lowered[one].compile(), order)
         for (program, sizes), executable in zip(order, executables, strict=True):
             program.executables[sizes] = executable
     finally:  # an interrupt does not wait for the compiler

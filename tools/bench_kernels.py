@@ -45,7 +45,6 @@ def bench_kernels(args):
                 name,
                 1,
                 lambda reduction=reduction: lower_cell(config, reduction, devices[0]),
-                lambda lowered: lowered.compile(),
             )
             for name, reduction in (("normal_cell", False), ("reduction_cell", True))
         ]
@@ -56,7 +55,6 @@ def bench_kernels(args):
             name,
             0 if name in NO_PART_OF_A_STEP else step.blocks * program.uses,
             program.lower,
-            program.compile,
         )
         for name, program in step.programs.items()
         if args.part == "step" or name in PASSES
@@ -69,14 +67,14 @@ def bench_kernels(args):
     return {"kernels": rows, "step": [whole]}
 
 
-def program_row(name, calls, lower, compile_it):
-    """Returns what is told of a program; `lower()` returns what `compile_it` takes."""
+def program_row(name, calls, lower):
+    """Returns what is told of a program; `lower()` returns it lowered."""
     from darts_dist import compiled
 
     times = [time.process_time()]
     lowered = lower()
     times.append(time.process_time())
-    executable = compile_it(lowered)
+    executable = lowered.compile()
     times.append(time.process_time())
     told = compiled.read(executable)
     found = told.kernels

@@ -116,13 +116,8 @@ def export_file(run, path, seed=None):
 
 def newest(run):
     """Returns (description, packed arrays) of a run's newest checkpoint that verifies."""
-    folder = config.place(run) / "checkpoints"
-    if not folder.exists():
-        raise CheckpointError(f"{folder} is not there: {run} is no run, or has saved nothing yet")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; wanted the folder of a run's checkpoints")
+    folder = opening.checkpoints_of(run)
     checkpoint.quiet()
-    folder = folder if "://" in str(run) else folder.resolve()
     every = [one for one in folder.iterdir() if one.name.isdecimal() and checkpoint.complete(one)]
     for one in sorted(every, key=lambda path: -int(path.name)):
         try:

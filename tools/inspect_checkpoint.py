@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from darts_dist import checkpoint, config, ending
+from darts_dist import checkpoint, ending, opening
 from darts_dist.cli import Parser
 from darts_dist.errors import CheckpointError
 
@@ -23,18 +23,10 @@ def main(arguments):
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     asked = parser.parse_args(arguments)
-    run = config.place(asked.run)
-    run = run if "://" in asked.run else run.resolve()
-    folder = run / "checkpoints"
-    if not run.exists():
-        raise CheckpointError(f"{run}: there is no such run")
-    if not folder.exists():
-        raise CheckpointError(f"{folder} is not there: the run has saved nothing yet, or is no run")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; wanted the folder of a run's checkpoints")
+    folder = opening.checkpoints_of(asked.run)
     found = inspect(folder)
     if asked.json:
-        print(json.dumps({"run": str(run), "checkpoints": found}))
+        print(json.dumps({"run": str(folder.parent), "checkpoints": found}))
     else:
         show(found)
     whole = [entry["state"] == "verified" for entry in found if entry["state"] != "unfinished"]
