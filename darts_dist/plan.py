@@ -50,6 +50,8 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         alone=True,
         recurrent=config.space.kind == "rnn",
     )
+    if _quick(config, place):
+        topology.compile_quickly()
     machine, devices = machines.machine_of(place), topology.devices(place)
     lay_out = functools.partial(planning.lay_out, devices=devices)
     compiling = functools.partial(
@@ -73,7 +75,7 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         "multiply_adds": first.multiply_adds,
         **told,
         "machine": msgspec.to_builtins(machine),
-        "notes": _notes(config, counts, machine, told["programs"]),
+        "notes": _notes(config, counts, machine, place, told["programs"]),
         "config_hash": configs.config_hash(config),
         "versions": opening.versions(),
         "timings": dict(first.timings),
@@ -88,7 +90,12 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
     return result
 
 
-def _notes(config, counts, machine, programs) -> list[str]:
+def _quick(config, place) -> bool:
+    """Whether programs are compiled in as little time as the compiler for TPUs knows how."""
+    return place.platform == "tpu" and config.plan.effort == "least"
+
+
+def _notes(config, counts, machine, place, programs) -> list[str]:
     """What an estimate rests on, and what of it is not known."""
     notes = [f"rates: {machine.source}", *roofline.ASSUMPTIONS]
     if plancosts.number_format(config) not in machine.flops_per_s:
@@ -111,6 +118,11 @@ def _notes(config, counts, machine, programs) -> list[str]:
         notes.append(f"steps by the words that their windows are padded to: {shares}")
     if isinstance(config, PlanTextTrain):
         notes.append("the scores of the best weights, once at the end, are not counted")
+    if _quick(config, place):
+        notes.append(
+            "compiled with the least effort (plan.effort): a run is compiled with more, keeps more "
+            "on the chip and takes less memory"
+        )
     if machine.platform == "cuda":
         notes.append("kernels are not tuned, as they are on a GPU that is there")
     if machine.kind != "cpu":

@@ -34,6 +34,10 @@ class Plan(Table, frozen=True, kw_only=True):
         tuple[Count, ...],
         about("values of seeds.count to compare; each mesh that they lead to is compiled once"),
     ] = ()
+    effort: Annotated[
+        Literal["least", "full"],
+        about("of the compiler for TPUs; full: as a run is compiled, which takes much longer"),
+    ] = "least"
 
 
 class TextPlan(Plan, frozen=True, kw_only=True):
