@@ -45,7 +45,7 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         float64=config.precision.compute == "float64",
         matmul=config.precision.matmul,
         deterministic=config.precision.deterministic,
-        cache=config.compile.cache,
+        cache=config.compile.cache and place.kind == "cpu",  # jax reads no others without a device
         cache_dir=config.compile.cache_dir,
         alone=True,
         recurrent=config.space.kind == "rnn",
