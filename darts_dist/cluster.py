@@ -45,6 +45,7 @@ def start(
     initialization_timeout_s: int = 60,
     heartbeat_timeout_s: int = 30,
     alone: bool = False,
+    least_effort: bool = False,
     control: bool = False,
 ) -> None:
     """Sets jax up for this process and joins the others; call it before a device is touched.
@@ -55,9 +56,10 @@ def start(
     float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
     will be single operations. recurrent: they are of networks of texts. cache: keep compiled
     programs in cache_dir ("": the user's cache folder). alone: join nobody, whatever the
-    environment says. control: this process only starts others: it holds no accelerator and is told
-    of SIGTERM as without a cluster. Raises ConfigError for a platform that is not here and for a
-    contradictory environment, ClusterError when the coordinator cannot be.
+    environment says. least_effort: have the compiler for TPUs take the least time; at full effort
+    three cells take it longer than so eight. control: this process only starts others: it holds no
+    accelerator and is told of SIGTERM as without a cluster. Raises ConfigError for a platform that
+    is not here and for a contradictory environment, ClusterError when the coordinator cannot be.
     """
     if control:
         jax.config.update("jax_platforms", "cpu")
@@ -70,6 +72,9 @@ def start(
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", matmul)
+    if least_effort:
+        jax.config.update("jax_optimization_level", "O0")
+        jax.config.update("jax_memory_fitting_level", "O0")
     xla_flags.use_cpu(platform=platform, eager=eager, recurrent=recurrent)
     if deterministic:
         xla_flags.use_deterministic()
@@ -109,10 +114,15 @@ def _check_devices() -> None:
         ) from error
 
 
+def cache_folder(kind: str) -> str:
+    """Returns where the user's cache folder keeps things of a kind of this package."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "darts_dist", kind)
+
+
 def _use_cache(folder: str, least_s: float) -> None:
     """Keeps programs that took least_s to compile in a folder; warns where it is not writable."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = folder or os.path.join(home, "darts_dist", "xla")
+    folder = folder or cache_folder("xla")
     if "://" not in folder:
         try:
             os.makedirs(folder, exist_ok=True)

@@ -5,12 +5,15 @@ Place: layer 4: config and topology -> compiled step -> figures, as one dict; `p
 """
 
 import functools
+import os
 from typing import Any
 
 import msgspec
+from etils import epath
 
 from darts_dist import (
     cluster,
+    genotype,
     machines,
     metrics,
     opening,
@@ -18,6 +21,7 @@ from darts_dist import (
     plandata,
     plandrawing,
     planning,
+    planstore,
     roofline,
     topology,
 )
@@ -48,16 +52,18 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         cache=config.compile.cache and place.kind == "cpu",  # jax reads no others without a device
         cache_dir=config.compile.cache_dir,
         alone=True,
+        least_effort=_quick(config, place),
         recurrent=config.space.kind == "rnn",
     )
-    if _quick(config, place):
-        topology.compile_quickly()
     machine, devices = machines.machine_of(place), topology.devices(place)
     lay_out = functools.partial(planning.lay_out, devices=devices)
     compiling = functools.partial(
         planning.compile_for, devices=devices, machine=machine, value=value
     )
-    sweeps = Sweeps(config, machine, place.count, lay_out, compiling)
+    kept = planstore.Kept(
+        compiling, _kept_in(config, place), _machinery(place, machine, devices, value)
+    )
+    sweeps = Sweeps(config, machine, place.count, lay_out, kept)
     first = sweeps.first
     told = plancosts.costs(config, counts, first, machine, place.count)
     blocks = config.seeds.count // first.mesh["seed"]
@@ -84,10 +90,31 @@ def run(config: AnyPlan, workdir: str, debug: bool) -> dict[str, Any]:
         result["by_batch"] = sweeps.by_batch()
     if config.plan.seeds:
         result["by_seeds"] = sweeps.by_seeds()
+    if kept.used:
+        result["notes"].append(
+            f"{kept.folder}: what an earlier call compiled is not compiled again"
+        )
     if workdir:
         _write(workdir, "plan.json", metrics.to_json(result, indent=1) + "\n")
         _write(workdir, "plan.svg", plandrawing.svg(result))
     return result
+
+
+def _kept_in(config, place) -> epath.Path | None:
+    """Returns the folder of what calls leave to the next ones, if they shall.
+
+    For CPUs jax's cache does; the rates of this machine's differ from call to call besides.
+    """
+    if not config.compile.cache or place.kind == "cpu":
+        return None
+    return configs.place(config.compile.cache_dir or cluster.cache_folder("plans"))
+
+
+def _machinery(place, machine, devices, value) -> list[Any]:
+    """Returns what figures depend on besides the config and this package."""
+    trained = value and genotype.to_dict(value)
+    flags = os.environ.get("XLA_FLAGS", "")
+    return [place.text, msgspec.to_builtins(machine), topology.compiler(devices), flags, trained]
 
 
 def _quick(config, place) -> bool:

@@ -75,15 +75,6 @@ def set_environment(topology: Topology) -> None:
     os.environ["XLA_FLAGS"] = flags.strip()
 
 
-def compile_quickly() -> None:
-    """Has the compiler for TPUs take the least time.
-
-    At full effort the programs of three cells take it longer than those of eight do so.
-    """
-    jax.config.update("jax_optimization_level", "O0")
-    jax.config.update("jax_memory_fitting_level", "O0")
-
-
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
@@ -114,3 +105,8 @@ def devices(topology: Topology) -> list[Any]:
         raise InputError(f"topology={topology.text} cannot be: {reason}") from None
     print(f"compiling for {topology.count} x {topology.kind}", file=sys.stderr, flush=True)
     return list(described.devices)
+
+
+def compiler(devices: list[Any]) -> str:
+    """Returns what the compiler for devices says of its version."""
+    return str(devices[0].client.platform_version)

@@ -14,8 +14,10 @@ import pytest
 from darts_dist import xla_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))  # the tools are tested too
-# What a shell starts in the background ignores Ctrl-C, and what the tests start would too.
+# What a shell starts in the background ignores Ctrl-C, what nohup starts a lost terminal, and what
+# the tests start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 xla_flags.use_cpu()
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 jax.config.update("jax_platforms", "cpu")

@@ -21,7 +21,7 @@ LAYERS = {
     " programs seedwork searchwork textmodels textwork textdata textsteps texttask"
     " planning plandata plancosts",
     4: "cli summary search journal trainjournal tellings pages select apart train evaluate"
-    " plan plansweep plantables plandrawing __init__ __main__",
+    " plan plansweep planstore plantables plandrawing __init__ __main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
