@@ -81,14 +81,14 @@ def test_a_run_in_a_store_of_objects_survives_a_kill(store, tmp_path, processes)
     local = tmp_path / "local"
     commands = [launching.search(local, *SIZES)] * processes
     with launching.Plain(tmp_path / "alone", commands) as run:
-        assert run.codes(120) == [0] * processes, run.said(0)
+        assert run.codes(240) == [0] * processes, run.said(0)
     with begin(store, tmp_path, processes) as run:
         launching.until(lambda: len(store.saved()) > 1 or run.processes[0].poll() is not None, 120)
         run.processes[-1].send_signal(signal.SIGKILL)
         codes = run.codes(60)
         assert codes == [*[4] * (processes - 1), -signal.SIGKILL], run.said(0)
     with begin(store, tmp_path, processes) as run:
-        assert run.codes(120) == [0] * processes, run.said(0)
+        assert run.codes(240) == [0] * processes, run.said(0)
     names = {os.path.basename(name) for name in store.names("run/")}
     assert {"config.toml", "log.txt", "alphas.npz", "genotypes.jsonl", "result.json"} <= names
     found, wanted = json.loads(store.read("run/result.json")), local / "result.json"
