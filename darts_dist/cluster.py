@@ -56,10 +56,10 @@ def start(
     float32 are computed. deterministic: GPU kernels whose results never vary. eager: most programs
     will be single operations. recurrent: they are of networks of texts. cache: keep compiled
     programs in cache_dir ("": the user's cache folder). alone: join nobody, whatever the
-    environment says. least_effort: have the compiler for TPUs take the least time; at full effort
-    three cells take it longer than so eight. control: this process only starts others: it holds no
-    accelerator and is told of SIGTERM as without a cluster. Raises ConfigError for a platform that
-    is not here and for a contradictory environment, ClusterError when the coordinator cannot be.
+    environment says. least_effort: have the compiler for TPUs take the least time. control: this
+    process only starts others: it holds no accelerator and is told of SIGTERM as without a cluster.
+    Raises ConfigError for a platform that is not here and for a contradictory environment,
+    ClusterError when the coordinator cannot be.
     """
     if control:
         jax.config.update("jax_platforms", "cpu")

@@ -296,7 +296,9 @@ class Compile(Table, frozen=True, kw_only=True):
     """compiled programs"""
 
     cache: Annotated[bool, about("keep them on disk between runs")] = True
-    cache_dir: Annotated[str, about('where; "": darts_dist/xla in the cache folder')] = ""
+    cache_dir: Annotated[
+        str, about('where; "": darts_dist/xla, of plans darts_dist/plans, in the cache folder')
+    ] = ""
 
 
 class Debug(Table, frozen=True, kw_only=True):

@@ -113,7 +113,7 @@ def _kept_in(config, place) -> epath.Path | None:
 def _machinery(place, machine, devices, value) -> list[Any]:
     """Returns what figures depend on besides the config and this package."""
     trained = value and genotype.to_dict(value)
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     return [place.text, msgspec.to_builtins(machine), topology.compiler(devices), flags, trained]
 
 
@@ -147,8 +147,8 @@ def _notes(config, counts, machine, place, programs) -> list[str]:
         notes.append("the scores of the best weights, once at the end, are not counted")
     if _quick(config, place):
         notes.append(
-            "compiled with the least effort (plan.effort): a run is compiled with more, keeps more "
-            "on the chip and takes less memory"
+            "compiled with the least effort (plan.effort): a run is compiled with more, may keep "
+            "more on the chip and take less memory"
         )
     if machine.platform == "cuda":
         notes.append("kernels are not tuned, as they are on a GPU that is there")

@@ -36,7 +36,7 @@ class Plan(Table, frozen=True, kw_only=True):
     ] = ()
     effort: Annotated[
         Literal["least", "full"],
-        about("of the compiler for TPUs; full: as a run is compiled, which takes much longer"),
+        about("of the compiler for TPUs; full: as a run is compiled, which takes longer"),
     ] = "least"
 
 

@@ -21,8 +21,8 @@ warmup_epochs = 1
 
 def plan(folder, *words):
     command = [sys.executable, "-m", "darts_dist", "plan", *words, "--json"]
-    environment = {**os.environ, "JAX_PLATFORMS": "tpu", "JAX_NUM_CPU_DEVICES": ""}
-    del environment["JAX_NUM_CPU_DEVICES"]
+    environment = {**os.environ, "JAX_PLATFORMS": "tpu"}
+    environment.pop("JAX_NUM_CPU_DEVICES", None)
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])

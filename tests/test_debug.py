@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
@@ -259,9 +258,3 @@ def test_the_script_for_one_gpu_ends_in_one_line_without_one():
     done = script("configs/tiny.toml", "seeds.first=3")
     assert done.returncode == 2
     assert "darts-dist[cuda]" in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_the_script_for_one_gpu_passes_shellcheck():
-    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
