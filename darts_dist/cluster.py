@@ -135,6 +135,11 @@ def _use_cache(folder: str, least_s: float) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", least_s)
 
 
+def used_cache() -> str:
+    """Returns the folder in which compiled programs are kept; "" where none are."""
+    return jax.config.jax_compilation_cache_dir or ""  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _join(platform: str, initialization_timeout_s: int, heartbeat_timeout_s: int) -> None:
     settings: dict[str, Any] = {
         "initialization_timeout": initialization_timeout_s + JOIN_MARGIN_S,

@@ -72,7 +72,7 @@ def compile_for(
     step, sizes = _build(config, counts, mesh, machine.platform, value)
     runs = _trace(step, sizes)
     compiling = [one for name, one in step.programs.items() if name != "init"]
-    timings = programs.compile_all(compiling)
+    timings = programs.compile_all(lambda: programs.lower_all(compiling))
     adds = _multiply_adds(config, counts, value, step)
     found, spoken = _read(config, step, runs, machine, adds)
     state = _given(step.programs["init"]) // mesh.shape["seed"]

@@ -10,13 +10,17 @@ For finding faults a program also runs uncompiled, on one device.
 
 import collections
 import concurrent.futures
+import dataclasses
+import functools
 import pathlib
 import time
 import traceback
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 from darts_dist import cluster
@@ -48,6 +52,18 @@ def _marked(tree, axes):
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return tree
     return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Portable:
+    """A traced program as another process can take it.
+
+    takes, gives: the trees of its arguments and results.  program: `jax.export`'s form of it.
+    """
+
+    takes: Any
+    gives: Any
+    program: bytes
 
 
 class Program:
@@ -88,11 +104,13 @@ class Program:
         specs = tuple(SPECS[kind] for kind in takes)
         results = jax.tree.map(SPECS.get, gives)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=results)
+        self.mapped = jax.jit(mapped)
         # A result with a NaN is computed again, from the arguments.
-        self.jitted = jax.jit(
-            mapped, donate_argnums=() if stop_at_nan else donate, compiler_options=options
-        )
-        self.traces, self.executables = {}, {}  # by the shapes of the arguments
+        donated = () if stop_at_nan else donate
+        self._jit = functools.partial(jax.jit, donate_argnums=donated, compiler_options=options)
+        self.jitted = self._jit(mapped)
+        # By the shapes of the arguments.
+        self.shapes, self.traces, self.executables = {}, {}, {}
         self.runs = collections.Counter()  # of what was traced, by the shapes of the arguments
 
     @property
@@ -120,11 +138,8 @@ class Program:
             sizes = _sizes(args)
             self.runs[sizes] += 1
             if sizes not in self.traces:
-                shapes = [
-                    jax.tree.map(lambda x, kind=kind: self._shape(x, kind), arg)
-                    for kind, arg in zip(self.takes, args, strict=True)
-                ]
-                self.traces[sizes] = self.jitted.trace(*shapes)
+                self.shapes[sizes] = self._shapes(args)
+                self.traces[sizes] = self.jitted.trace(*self.shapes[sizes])
             return self.traces[sizes].out_info
         one = self.executable
         if len(self.executables) > 1:
@@ -155,9 +170,38 @@ class Program:
         shardings = jax.tree.map(lambda kind: NamedSharding(self.mesh, SPECS[kind]), self.gives)
         return jax.device_put(result, shardings)
 
-    def _shape(self, x, kind):
-        sharding = NamedSharding(self.mesh, SPECS[kind])
-        return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=sharding)
+    def _shapes(self, args):
+        shardings = {kind: NamedSharding(self.mesh, spec) for kind, spec in SPECS.items()}
+
+        def shape(x, kind):
+            return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=shardings[kind])
+
+        return [
+            jax.tree.map(lambda x, kind=kind: shape(x, kind), arg)
+            for kind, arg in zip(self.takes, args, strict=True)
+        ]
+
+    def export(self, sizes):
+        """Returns what was traced for these shapes as `Portable`."""
+        leaves, takes = jax.tree.flatten(self.shapes[sizes])
+        gives = jax.tree.structure(self.traces[sizes].out_info)
+
+        def flat(*leaves):
+            return jax.tree.leaves(self.mapped(*jax.tree.unflatten(takes, leaves)))
+
+        flat.__name__ = flat.__qualname__ = self.name
+        return Portable(takes, gives, bytes(export.export(jax.jit(flat))(*leaves).serialize()))
+
+    def lower_portable(self, one):
+        """Returns a `Portable` of this program lowered: it compiles to what `lower` would."""
+        program = export.deserialize(bytearray(one.program))
+        shapes = self._shapes(jax.tree.unflatten(one.takes, program.in_avals))
+
+        def call(*args):
+            return jax.tree.unflatten(one.gives, program.call(*jax.tree.leaves(args)))
+
+        call.__name__ = call.__qualname__ = self.name
+        return self._jit(call).trace(*shapes).lower()
 
     def lower(self):
         """Returns the program lowered for the shapes that it was first traced with."""
@@ -192,16 +236,21 @@ def _place(error):
     )
 
 
-def compile_all(programs, threads=2):
-    """Compiles traced programs side by side;
-    returns {"trace_s", "compile_s"} (wall time of lowering and of compiling).
-    """
-    began = time.perf_counter()
-    lowered = {
+def lower_all(programs):
+    """Returns traced programs lowered, by program and by the shapes of their arguments."""
+    return {
         (program, sizes): traced.lower()
         for program in programs
         for sizes, traced in program.traces.items()
     }
+
+
+def compile_all(lower, threads=2):
+    """Compiles what `lower` returns, of the form of `lower_all`, side by side;
+    returns {"trace_s", "compile_s"} (wall time of `lower` and of compiling).
+    """
+    began = time.perf_counter()
+    lowered = lower()
     traced = time.perf_counter()
     # Longest first (by size of the program text), so that the threads end together.
     order = sorted(lowered, key=lambda one: -len(lowered[one].as_text()))

@@ -14,7 +14,6 @@ Letters: S seeds, G groups of devices, N global batch, n rows of it on one devic
 
 import dataclasses
 import functools
-import time
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from darts_dist.programs import BATCH, SCALAR, SEED, SHARED, SPECS, Program, compile_all
+from darts_dist.programs import BATCH, SCALAR, SEED, SHARED, SPECS, Program, compile_all, lower_all
 
 
 class Step:
@@ -72,9 +71,17 @@ class Step:
 
     @property
     def programs(self):
-        """Returns the programs that the step was traced with, by name."""
-        every = [*self._programs.values(), *self._gradients.values()]
-        return {program.name: program for program in every if program.traced is not None}
+        """Returns the programs that the step was traced or compiled with, by name."""
+        return {
+            name: program
+            for name, program in self._every.items()
+            if program.traced is not None or program.executable is not None
+        }
+
+    @property
+    def _every(self):
+        every = (*self._programs.values(), *self._gradients.values())
+        return {program.name: program for program in every}
 
     # The order in which the programs run.
 
@@ -280,17 +287,22 @@ class Step:
         one = jax.ShapeDtypeStruct((groups,), self.one.real)
         return 0.1 if self.rates == SCALAR else one
 
-    def compile(self, sizes):
+    def compile(self, sizes, kept=None):
         """Compiles every program of a step as `trace` has them, but with debug.eager;
         returns {"trace_s", "compile_s"}.
+
+        kept: a `keeping.KeptPrograms`, which spares the tracing where it was done before.
         """
         if self.config.debug.eager:
             return {"trace_s": 0.0, "compile_s": 0.0}
-        began = time.perf_counter()
-        self.trace(sizes)
-        traced = time.perf_counter() - began
-        times = compile_all(self.programs.values())
-        return {"trace_s": times["trace_s"] + traced, "compile_s": times["compile_s"]}
+
+        def lower():
+            if kept is not None:
+                return kept.lower(self._every, lambda: self.trace(sizes))
+            self.trace(sizes)
+            return lower_all(self.programs.values())
+
+        return compile_all(lower)
 
 
 def _led(arrays, lead):

@@ -18,6 +18,7 @@ from darts_dist import cluster
 from darts_dist.data import pipeline, sources
 from darts_dist.data.sources import AnyPictures
 from darts_dist.errors import ConfigError
+from darts_dist.keeping import KeptPrograms
 from darts_dist.seedwork import State
 from darts_dist.steps import Step
 from darts_dist.trainconfig import AnyConfig
@@ -52,11 +53,13 @@ class Task(abc.ABC):
         self.local_batch = batch // self.mesh.shape["data"]
         check_groups(config, self.local_batch, self.mesh.shape["data"])
 
-    def compile(self) -> dict[str, float]:
+    def compile(self, kept: KeptPrograms | None = None) -> dict[str, float]:
         """Compiles all programs side by side, which the first step would do one after the other;
         returns {"trace_s", "compile_s"}.
+
+        kept: spares the tracing where it was done before.
         """
-        return self.programs.compile(self.sizes())
+        return self.programs.compile(self.sizes(), kept)
 
     @abc.abstractmethod
     def sizes(self) -> Any:

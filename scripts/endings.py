@@ -28,8 +28,10 @@ def exit_code(status):
     return status if status in MEANINGS else 1
 
 
-def describe(number, status):
-    """Returns in words how process `number` ended."""
+def describe(number, status, *, killed=False):
+    """Returns in words how process `number` ended; killed: whether the launcher sent it SIGKILL."""
+    if killed and status == -signal.SIGKILL:
+        return f"process {number} did not leave in time and was killed"
     if status < 0:
         known = f"died by {signal.Signals(-status).name}"
         return f"process {number} {SIGNALS.get(-status, known)}"

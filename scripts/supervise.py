@@ -104,7 +104,7 @@ class Attempt:
 
     def __init__(self, team, say):
         """Starts them, each in a session of its own: our terminal's signals go to us alone."""
-        self.team, self._say, self.processes = team, say, []
+        self.team, self._say, self.processes, self._killed = team, say, [], set()
         address, port = team.hosts.coordinator(team.names)
         for number in range(team.processes):
             command = team.hosts.command(
@@ -134,8 +134,10 @@ class Attempt:
 
     def send(self, number):
         """Sends a signal to every process that still runs, with what it has started itself."""
-        for process in self.processes:
+        for at, process in enumerate(self.processes):
             if process.poll() is None:
+                if number == signal.SIGKILL:
+                    self._killed.add(at)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
 
@@ -151,7 +153,7 @@ class Attempt:
             ended = {at: status for at, status in ended.items() if status is not None}
             for number, status in ended.items():
                 told.add(number)
-                self._say(describe(number, status))
+                self._say(describe(number, status, killed=number in self._killed))
             failed = [status for status in ended.values() if status]
             if failed and why is None:
                 why = cause(failed)

@@ -19,7 +19,7 @@ import small_training as training
 from jax.sharding import NamedSharding
 
 from darts_dist import cluster
-from darts_dist.programs import BATCH, SEED, SHARED, SPECS, Program, compile_all
+from darts_dist.programs import BATCH, SEED, SHARED, SPECS, Program, compile_all, lower_all
 from darts_dist.searchstep import SearchStep
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def test_a_nan_names_the_operation_and_the_program(how, ahead, capsys):
     made = program(lambda x: jnp.exp(jnp.log(x)), stop_at_nan=True, donate=(0,), **how)
     if ahead and not how["eager"]:
         made(jax.ShapeDtypeStruct((1, 2), jnp.float32))
-        compile_all([made])
+        compile_all(lambda: lower_all([made]))
     np.testing.assert_allclose(made(placed(made, SEED, [[1.0, 2.0]])), [[1, 2]], rtol=1e-6)
     bad = placed(made, SEED, [[1.0, -1.0]])
     with pytest.raises(FloatingPointError, match=r"\(nan\) encountered in log of toy"):

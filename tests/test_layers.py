@@ -18,7 +18,7 @@ LAYERS = {
     2: "methods checkpoint packing replicas metrics events optim losses data.pipeline picture"
     " interop interop_network interop_recurrent torchfile torchpickle weightfile",
     3: "loop opening run health profiling task bilevel training network models steps searchstep"
-    " programs seedwork searchwork textmodels textwork textdata textsteps texttask"
+    " programs keeping seedwork searchwork textmodels textwork textdata textsteps texttask"
     " planning plandata plancosts",
     4: "cli summary search journal trainjournal tellings pages select apart train evaluate"
     " plan plansweep planstore plantables plandrawing __init__ __main__",
