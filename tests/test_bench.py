@@ -155,6 +155,24 @@ def test_the_search_bench_times_the_three_steps():
         assert row["side"] == "ours" and 0 < row["least_s"] <= row["wall_s"] <= row["most_s"]
 
 
+@pytest.mark.slow
+def test_the_seeds_bench_takes_them_in_turn_and_at_once():
+    sizes = ("--channels", "2", "--image", "8", "--batch", "2", "--repeats", "1")
+    found = json.loads(bench("seeds", *sizes, "--json"))["seeds"]
+    assert [(row["seeds"], row["step"]) for row in found] == [
+        (count, how) for count in (2, 4) for how in ("in turn", "vectorised")
+    ]
+    assert all(row["in_turn_over_this"] > 0 < row["least_s"] <= row["wall_s"] for row in found)
+
+
+@pytest.mark.slow
+def test_the_loop_bench_compares_a_run_with_its_programs():
+    found = json.loads(bench("loop", "--repeats", "1", "--json"))["loop"]
+    assert found["bare_ms"] > 0 and found["run_ms"] > 0
+    share = 100 * (found["run_ms"] / found["bare_ms"] - 1)
+    assert found["adds_percent"] == pytest.approx(share, abs=0.1)
+
+
 @pytest.mark.medium
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_the_search_bench_comes_to_the_same_losses_as_pytorch():

@@ -35,6 +35,12 @@ def compiled(kept, *changes):
     return step, len(traced)
 
 
+def taken_over(step):
+    """Returns by program the bytes of arguments that results take over."""
+    programs = step.programs.items()
+    return {name: one.executable.memory_analysis().alias_size_in_bytes for name, one in programs}
+
+
 def moved(step):
     """Returns the state after two steps, their metrics, and the sums of an evaluation."""
     blocks, seen = small.run(step, range(2), small.pictures(2, 2))
@@ -52,6 +58,7 @@ def test_what_is_read_is_what_was_traced_to_the_bit(tmp_path, float64, how):
     later, again = compiled(KeptPrograms(epath.Path(tmp_path), how), change)
     assert (traced, again) == (1, 0)
     assert plain.programs.keys() == first.programs.keys() == later.programs.keys()
+    assert taken_over(plain) == taken_over(first) == taken_over(later)
     wanted = moved(plain)
     small.same(moved(first), wanted)
     small.same(moved(later), wanted)

@@ -11,8 +11,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from bench_input import bench_input
 from bench_kernels import SIZES, bench_kernels
+from bench_loop import bench_loop
 from bench_rnn import bench_rnn
 from bench_search import bench_search
+from bench_seeds import bench_seeds
 
 from darts_dist import cli, ending
 from darts_dist.cli import Parser
@@ -23,6 +25,8 @@ BENCHES = {
     "kernels": bench_kernels,
     "search": bench_search,
     "rnn": bench_rnn,
+    "loop": bench_loop,
+    "seeds": bench_seeds,
 }
 
 
@@ -87,7 +91,11 @@ def main(arguments):
         "--peer", choices=("torch",), help="the same steps in eager PyTorch beside; rnn too"
     )
     group.add_argument(
-        "--repeats", type=count, metavar="N", default=5, help="turns that count; default 5; rnn too"
+        "--repeats",
+        type=count,
+        metavar="N",
+        default=5,
+        help="turns that count; default 5; rnn, loop and seeds too",
     )
     group = parser.add_argument_group(
         "rnn",
@@ -102,7 +110,7 @@ def main(arguments):
             f"--{option}", type=count, metavar="N", default=size, help=f"{meaning}; default {size}"
         )
     args = parser.parse_args(arguments)
-    if args.bench in ("rnn", "search"):
+    if args.bench in ("rnn", "search", "loop", "seeds"):
         cli.use_huge_pages()
     result = BENCHES[args.bench](args)
     if args.json:
