@@ -5,6 +5,7 @@ files, and the same programs called on batches that lie on the device already, e
 one step late, as a run does.
 """
 
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def _run(config):
     """Returns the median seconds of a step of a run, as its result has it."""
     from darts_dist import search
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         return search.run(config, folder, debug=False)["timings"]["step_ms_median"] / 1000
 
 
