@@ -1,11 +1,10 @@
-"""What was traced of a step's programs, kept from one run to the next.
+"""What was found once, kept for the next call: files named by all that they follow from.
 
-Place: layer 2, over `programs`. With jax's own cache of executables a run still has to trace its
+Place: layer 3, over `programs`; figures of plans are kept so too (`planstore`). Kept for runs are
+the programs that they trace. With jax's own cache of executables a run still has to trace its
 programs to find them there, which takes Python several times as long as XLA takes to read them.
-Kept are the traced programs, small and for any machine of the kind; jax's cache holds what its
-compiler made of them.
 
-Everything that is traced from has to be part of the key, and Python can change what a program does
+Everything that is traced from has to be part of the name, and Python can change what a program does
 without a trace of it in config or sources. So the verbs keep programs, and nothing else does.
 """
 
@@ -28,8 +27,22 @@ DIGEST = 32  # bytes of a SHA-256, with which a file begins
 Portables = Mapping[str, Mapping[Any, Portable]]  # by program, by the shapes of its arguments
 
 
+def name_of(about: Any) -> str:
+    """Returns 32 hex digits that stand for `about` (JSON), this package and its libraries."""
+    every = [about, agreement.code_version(), opening.versions()]
+    return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:32]
+
+
+def keep(file: epath.Path, content: str | bytes, *, user: str) -> None:
+    """Writes a file; where that fails, warns that the next `user` will find nothing."""
+    try:
+        metrics.write_whole(file, content)
+    except StorageError as error:
+        print(f"warning: nothing is kept for the next {user}: {error}", file=sys.stderr)
+
+
 class KeptPrograms:
-    """Programs in a file of a folder, named by all that they follow from.
+    """Traced programs in a file of a folder, small and for any machine of the kind.
 
     folder: to be trusted as that of jax's cache, whose files are run: trees are pickled.  about:
     what the programs are traced from besides this package, its libraries and jax's options, as
@@ -38,9 +51,7 @@ class KeptPrograms:
 
     def __init__(self, folder: epath.Path, about: Any) -> None:
         options = sorted((name, repr(value)) for name, value in jax.config.values.items())
-        every = [about, options, agreement.code_version(), opening.versions()]
-        key = hashlib.sha256(json.dumps(every).encode()).hexdigest()[:32]
-        self.file = folder / f"{key}.programs"
+        self.file = folder / f"{name_of([about, options])}.programs"
 
     def lower(
         self, programs: Mapping[str, Program], trace: Callable[[], None]
@@ -57,11 +68,13 @@ class KeptPrograms:
                 name: {sizes: program.export(sizes) for sizes in program.traces}
                 for name, program in programs.items()
             }
-            self._write(found)
+            content = pickle.dumps(found)
+            keep(self.file, hashlib.sha256(content).digest() + content, user="run")
+        every = {(name, sizes): one for name, of in found.items() for sizes, one in of.items()}
+        longest_first = sorted(every, key=lambda at: -len(every[at].program))
         return {
-            (programs[name], sizes): programs[name].lower_portable(one)
-            for name, every in found.items()
-            for sizes, one in every.items()
+            (programs[name], sizes): programs[name].lower_portable(every[name, sizes])
+            for name, sizes in longest_first
         }
 
     def _read(self) -> Portables | None:
@@ -71,10 +84,3 @@ class KeptPrograms:
             return None
         whole = hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]
         return pickle.loads(content[DIGEST:]) if whole else None
-
-    def _write(self, found: Portables) -> None:
-        content = pickle.dumps(found)
-        try:
-            metrics.write_whole(self.file, hashlib.sha256(content).digest() + content)
-        except StorageError as error:
-            print(f"warning: nothing is kept for the next run: {error}", file=sys.stderr)

@@ -5,18 +5,15 @@ are there, and a plan needs of them nothing but figures.
 """
 
 import dataclasses
-import hashlib
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from etils import epath
 
-from darts_dist import agreement, metrics, opening
 from darts_dist import config as configs
-from darts_dist.errors import StorageError
+from darts_dist import keeping
 from darts_dist.planconfig import AnyPlan
 from darts_dist.planning import Compiled
 
@@ -37,7 +34,7 @@ class Kept:
     ) -> None:
         self.used, self.folder = 0, folder
         self._compiling = compiling
-        self._about = [about, agreement.code_version(), opening.versions()]
+        self._about = about
 
     def __call__(self, config: AnyPlan) -> Compiled:
         """Returns the figures of a config's programs."""
@@ -48,10 +45,7 @@ class Kept:
             found = _read(file)
         except (OSError, msgspec.MsgspecError):
             found = self._compiling(config)
-            try:
-                metrics.write_whole(file, json.dumps(msgspec.to_builtins(found)))
-            except StorageError as error:
-                print(f"warning: nothing is kept for the next call: {error}", file=sys.stderr)
+            keeping.keep(file, json.dumps(msgspec.to_builtins(found)), user="call")
             return found
         self.used += 1
         return found
@@ -59,7 +53,7 @@ class Kept:
     def _key(self, config: AnyPlan) -> str:
         plan = msgspec.structs.replace(config.plan, **SWEPT)
         one = configs.config_hash(msgspec.structs.replace(config, plan=plan))
-        return hashlib.sha256(json.dumps([one, *self._about]).encode()).hexdigest()[:32]
+        return keeping.name_of([one, self._about])
 
 
 def _read(file: epath.Path) -> Compiled:

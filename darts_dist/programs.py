@@ -237,27 +237,30 @@ def _place(error):
 
 
 def lower_all(programs):
-    """Returns traced programs lowered, by program and by the shapes of their arguments."""
-    return {
+    """Returns traced programs lowered, by program and by the shapes of their arguments, the longest
+    first.
+    """
+    lowered = {
         (program, sizes): traced.lower()
         for program in programs
         for sizes, traced in program.traces.items()
     }
+    return dict(sorted(lowered.items(), key=lambda one: -len(one[1].as_text())))
 
 
 def compile_all(lower, threads=2):
     """Compiles what `lower` returns, of the form of `lower_all`, side by side;
     returns {"trace_s", "compile_s"} (wall time of `lower` and of compiling).
+
+    The longest come first, so that the threads end together.
     """
     began = time.perf_counter()
     lowered = lower()
     traced = time.perf_counter()
-    # Longest first (by size of the program text), so that the threads end together.
-    order = sorted(lowered, key=lambda one: -len(lowered[one].as_text()))
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        executables = pool.map(lambda one: lowered[one].compile(), order)
-        for (program, sizes), executable in zip(order, executables, strict=True):
+        executables = pool.map(lambda one: one.compile(), lowered.values())
+        for (program, sizes), executable in zip(lowered, executables, strict=True):
             program.executables[sizes] = executable
     finally:  # an interrupt does not wait for the compiler
         pool.shutdown(wait=False, cancel_futures=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import msgspec
 import numpy as np
 from etils import epath
 
@@ -23,7 +22,6 @@ from darts_dist.checkpoint import Checkpoints
 from darts_dist.errors import CheckpointError, DivergedError, InputError, Interrupted
 from darts_dist.events import Events
 from darts_dist.health import Health
-from darts_dist.keeping import KeptPrograms
 from darts_dist.metrics import Recorder
 from darts_dist.profiling import Profile
 from darts_dist.task import States, Task
@@ -171,7 +169,8 @@ class Run:
         self._agree()
         opened = time.perf_counter()
         self.watch.enter("compile")
-        compiled = self.task.compile(self._kept())
+        keep = cluster.used_cache() if self.config.compile.cache else ""
+        compiled = self.task.compile(keep)
         self.timings = {"startup_s": opened - began, **compiled}
         preemption = cluster.Preemption()
         try:
@@ -191,21 +190,6 @@ class Run:
         finally:
             preemption.close()
         return self._finish(states, times, began)
-
-    def _kept(self) -> KeptPrograms | None:
-        """Where programs that were traced once are, if there is a compilation cache."""
-        folder = cluster.used_cache()
-        if not folder:
-            return None
-        task, device = self.task, self.task.mesh.devices.flat[0]
-        seeds = msgspec.structs.replace(self.config.seeds, first=0)  # programs take their numbers
-        about = {
-            "config": configs.config_hash(msgspec.structs.replace(self.config, seeds=seeds)),
-            "data": [task.about(), task.epoch_steps, repr(task.sizes())],
-            "mesh": [dict(task.mesh.shape), jax.process_count()],
-            "device": [device.platform, device.device_kind],
-        }
-        return KeptPrograms(epath.Path(folder), about)
 
     def close(self) -> None:
         """Closes what is open; a failed run keeps what it wrote."""

@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
+from etils import epath
 
 from darts_dist import cluster
+from darts_dist import config as configs
 from darts_dist.data import pipeline, sources
 from darts_dist.data.sources import AnyPictures
 from darts_dist.errors import ConfigError
@@ -53,13 +56,25 @@ class Task(abc.ABC):
         self.local_batch = batch // self.mesh.shape["data"]
         check_groups(config, self.local_batch, self.mesh.shape["data"])
 
-    def compile(self, kept: KeptPrograms | None = None) -> dict[str, float]:
+    def compile(self, keep: str = "") -> dict[str, float]:
         """Compiles all programs side by side, which the first step would do one after the other;
         returns {"trace_s", "compile_s"}.
 
-        kept: spares the tracing where it was done before.
+        keep: folder that spares the tracing where it was done before (`keeping`).
         """
+        kept = KeptPrograms(epath.Path(keep), self._traced_from()) if keep else None
         return self.programs.compile(self.sizes(), kept)
+
+    def _traced_from(self) -> dict[str, Any]:
+        """What programs follow from besides sources, versions and jax's options, as JSON."""
+        device = self.mesh.devices.flat[0]
+        seeds = msgspec.structs.replace(self.config.seeds, first=0)  # programs take their numbers
+        return {
+            "config": configs.config_hash(msgspec.structs.replace(self.config, seeds=seeds)),
+            "data": [self.about(), self.epoch_steps, repr(self.sizes())],
+            "mesh": [dict(self.mesh.shape), jax.process_count()],
+            "device": [device.platform, device.device_kind],
+        }
 
     @abc.abstractmethod
     def sizes(self) -> Any:

@@ -13,27 +13,28 @@ import time
 
 STEPS = 400
 WARM = 20  # first steps of a turn, which do not count
+CONFIG = (
+    *("data.kind=sample", "data.global_batch=64", "seeds.count=1", "method.hypergradient=first"),
+    *("network.channels=4", "network.layers=3", "network.stem=imagenet", "evaluation.examples=32"),
+    *("schedule.epochs=1", f"schedule.steps_per_epoch={STEPS}", "log.every_steps=10"),
+    f"checkpoint.every_steps={STEPS}",
+)
 
 
 def bench_loop(args):
     """What a run adds to the steps of its programs, at steps of about 20 ms."""
     from darts_dist import cluster
     from darts_dist import config as configs
+    from darts_dist.bilevel import Search
+    from darts_dist.data import sources
 
     cluster.start(platform="cpu", cpu_devices=1)
-    words = (
-        "data.kind=sample",
-        "network.channels=4",
-        "network.layers=3",
-        "network.stem=imagenet",
-        "seeds.count=1",
-    )
-    words += ("data.global_batch=64", "method.hypergradient=first", "schedule.epochs=1")
-    words += (f"schedule.steps_per_epoch={STEPS}", "evaluation.examples=32", "log.every_steps=10")
-    config = configs.parse("", "the bench", overrides=(*words, f"checkpoint.every_steps={STEPS}"))
+    config = configs.parse("", "the bench", overrides=CONFIG)
+    task = Search(config, sources.load(config, "train"))
+    task.compile()
     rows = {"run": [], "bare": []}
     for turn in range(args.repeats):
-        run, bare = _run(config), _bare(config)
+        run, bare = _run(config), _bare(task)
         print(f"turn {turn}: run {1000 * run:.3f} ms, bare {1000 * bare:.3f} ms", file=sys.stderr)
         rows["run"].append(run)
         rows["bare"].append(bare)
@@ -52,15 +53,10 @@ def _run(config):
         return search.run(config, folder, debug=False)["timings"]["step_ms_median"] / 1000
 
 
-def _bare(config):
+def _bare(task):
     """Returns the median seconds of a step of the same programs alone."""
     import jax
 
-    from darts_dist.bilevel import Search
-    from darts_dist.data import sources
-
-    task = Search(config, sources.load(config, "train"))
-    task.compile()
     states, feed = task.init(), task.batches()
     placed = [task.programs.place_batches(next(feed)) for _ in range(8)]
     feed.close()

@@ -52,19 +52,34 @@ def bench_search(args):
     return found
 
 
-def config_of(args, hypergradient):
-    """Returns the config of a search: of the paper's sizes, of small ones, or of those given."""
+def config_of(args, hypergradient, *, quick=False):
+    """Returns the config of a search: of the paper's sizes, of small ones, or of those given.
+
+    quick: small whatever `args.quick` says.
+    """
     from bench_kernels import SIZES
 
     from darts_dist import config as configs
 
     given = {knob: getattr(args, name) for name, (knob, _) in SIZES.items()}
-    quick = {SIZES[name][0]: size for name, size in QUICK.items()} if args.quick else {}
-    sizes = quick | {knob: size for knob, size in given.items() if size is not None}
+    small = {SIZES[name][0]: size for name, size in QUICK.items()} if quick or args.quick else {}
+    sizes = small | {knob: size for knob, size in given.items() if size is not None}
     more = ("mesh.seed=1", "mesh.data=1", "seeds.count=1", "data.cutout_px=0")
     how = f"method.hypergradient={hypergradient}"
     overrides = (*more, how, *(f"{knob}={size}" for knob, size in sizes.items()))
     return configs.parse("", "the bench", overrides=overrides)
+
+
+def draw_pictures(config):
+    """Returns random pictures of ten classes for a search, four batches."""
+    from darts_dist.data import sources
+
+    side, count = config.network.image_px, 4 * config.data.global_batch
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (count, side, side, config.network.in_channels), np.uint8)
+    labels = draw.integers(0, 10, count).astype(np.int32)
+    names = tuple(map(str, range(10)))
+    return sources.Pictures(images, labels, names, (0.5,) * 3, (0.25,) * 3)
 
 
 class Ours:
@@ -74,16 +89,10 @@ class Ours:
     """
 
     def __init__(self, configs):
-        from darts_dist.data import sources
         from darts_dist.search import Search
 
-        self.config = config = configs["first"]
-        side, count = config.network.image_px, 4 * config.data.global_batch
-        draw = np.random.default_rng(0)
-        images = draw.integers(0, 256, (count, side, side, config.network.in_channels), np.uint8)
-        labels = draw.integers(0, 10, count).astype(np.int32)
-        names = tuple(map(str, range(10)))
-        pictures = sources.Pictures(images, labels, names, (0.5,) * 3, (0.25,) * 3)
+        self.config = configs["first"]
+        pictures = draw_pictures(self.config)
         self.searches = {name: Search(one, pictures) for name, one in configs.items()}
         self.rate = self.searches["first"].rate(0)
         self.begin()

@@ -124,6 +124,10 @@ def test_a_death_is_seen_within_a_second_and_all_are_ended(tmp_path):
         assert time.monotonic() - began < 1
         assert process.wait(10) == 4
         assert not any(launching.alive(pid) for pid in pids)
+        said = process.stdout.read().decode()
+    for number in (0, 2):  # as they ignore SIGTERM
+        assert f"process {number} did not leave in time and was killed" in said
+    assert "process 1 did not leave" not in said
 
 
 def test_a_stopped_process_is_a_stall(tmp_path):
