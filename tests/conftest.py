@@ -32,3 +32,10 @@ def float64():
     """Double precision inside one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drops what a module compiled when it ends: workers that keep it all grow to 10 GB each."""
+    yield
+    jax.clear_caches()

@@ -173,6 +173,38 @@ def test_the_loop_bench_compares_a_run_with_its_programs():
     assert found["adds_percent"] == pytest.approx(share, abs=0.1)
 
 
+@pytest.mark.slow
+def test_the_memory_bench_tells_batch_remat_and_format_apart():
+    sizes = ("--channels", "4", "--layers", "2", "--image", "16", "--batch", "8")
+    rows = json.loads(bench("memory", *sizes, "--repeats", "1", "--json"))["memory"]
+    knobs = ("data.global_batch", "precision.compute", "network.remat")
+    assert [tuple(row[knob] for knob in knobs) for row in rows] == [
+        (batch, compute, remat)
+        for batch in (8, 16)
+        for compute in ("float32", "bfloat16")
+        for remat in ("false", "true")
+    ]
+    for stored, again in zip(rows[::2], rows[1::2], strict=True):
+        assert again["gradient_both_temp_mb"] < stored["gradient_both_temp_mb"]
+    for one, twice in zip(rows[:4], rows[4:], strict=True):
+        assert 1.5 < twice["product_temp_mb"] / one["product_temp_mb"] < 2.5
+        assert one["whole_mb"] > one["product_temp_mb"] and one["gradient_ms"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [(), ("--layout", "channels_last")], ids=["cpu", "accelerator"])
+def test_the_precision_bench_compares_losses_by_number_format(layout):
+    sizes = ("--channels", "2", "--layers", "2", "--batch", "8", "--steps", "4")
+    rows = json.loads(bench("precision", *sizes, *layout, "--json"))["precision"]
+    assert [(row["steps"], row["of"]) for row in rows] == [
+        (f"{at} to {at}", of) for at in range(4) for of in ("loss", "valid_loss")
+    ]
+    first = rows[0]
+    assert 1 < first["float32"] < 10
+    # Of the first step, by the same weights: rounding, and no more than that.
+    assert 0 < abs(first["bfloat16_percent"]) < 5 and abs(first["rounded_percent"]) < 5
+
+
 @pytest.mark.medium
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_the_search_bench_comes_to_the_same_losses_as_pytorch():

@@ -12,6 +12,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from bench_input import bench_input
 from bench_kernels import SIZES, bench_kernels
 from bench_loop import bench_loop
+from bench_memory import bench_memory
+from bench_precision import bench_precision
 from bench_rnn import bench_rnn
 from bench_search import bench_search
 from bench_seeds import bench_seeds
@@ -27,6 +29,8 @@ BENCHES = {
     "rnn": bench_rnn,
     "loop": bench_loop,
     "seeds": bench_seeds,
+    "memory": bench_memory,
+    "precision": bench_precision,
 }
 
 
@@ -95,7 +99,14 @@ def main(arguments):
         type=count,
         metavar="N",
         default=5,
-        help="turns that count; default 5; rnn, loop and seeds too",
+        help="turns that count; default 5; rnn, loop, seeds and memory too",
+    )
+    group = parser.add_argument_group("precision", "the sizes of kernels, and --config, too")
+    group.add_argument("--steps", type=count, metavar="N", default=500, help="default 500")
+    group.add_argument(
+        "--layout",
+        choices=("batch_minor", "channels_last"),
+        help="of maps in memory: CPU's (default here), or that of GPUs and TPUs",
     )
     group = parser.add_argument_group(
         "rnn",
@@ -110,7 +121,7 @@ def main(arguments):
             f"--{option}", type=count, metavar="N", default=size, help=f"{meaning}; default {size}"
         )
     args = parser.parse_args(arguments)
-    if args.bench in ("rnn", "search", "loop", "seeds"):
+    if args.bench in ("rnn", "search", "loop", "seeds", "memory", "precision"):
         cli.use_huge_pages()
     result = BENCHES[args.bench](args)
     if args.json:

@@ -52,21 +52,25 @@ def bench_search(args):
     return found
 
 
-def config_of(args, hypergradient, *, quick=False):
-    """Returns the config of a search: of the paper's sizes, of small ones, or of those given.
+def config_of(args, hypergradient, *more, small=None):
+    """Returns the config of a search: of `args.config`, or of the paper, by sizes that are given.
 
-    quick: small whatever `args.quick` says.
+    more: overrides.  small: sizes where none are given; left out, `QUICK` with --quick.
     """
     from bench_kernels import SIZES
 
     from darts_dist import config as configs
 
     given = {knob: getattr(args, name) for name, (knob, _) in SIZES.items()}
-    small = {SIZES[name][0]: size for name, size in QUICK.items()} if quick or args.quick else {}
-    sizes = small | {knob: size for knob, size in given.items() if size is not None}
-    more = ("mesh.seed=1", "mesh.data=1", "seeds.count=1", "data.cutout_px=0")
+    if small is None:
+        small = QUICK if args.quick else {}
+    sizes = {SIZES[name][0]: size for name, size in small.items()}
+    sizes |= {knob: size for knob, size in given.items() if size is not None}
+    one = ("mesh.seed=1", "mesh.data=1", "seeds.count=1", "data.cutout_px=0")
     how = f"method.hypergradient={hypergradient}"
-    overrides = (*more, how, *(f"{knob}={size}" for knob, size in sizes.items()))
+    overrides = (*one, how, *(f"{knob}={size}" for knob, size in sizes.items()), *more)
+    if args.config:
+        return configs.load(args.config, overrides)
     return configs.parse("", "the bench", overrides=overrides)
 
 

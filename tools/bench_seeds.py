@@ -8,7 +8,7 @@ import statistics
 import sys
 
 import turns
-from bench_search import config_of, draw_pictures
+from bench_search import QUICK, config_of, draw_pictures
 
 COUNTS = (2, 4)
 
@@ -22,7 +22,7 @@ def bench_seeds(args):
     from darts_dist.bilevel import Search
 
     cluster.start(platform="cpu", cpu_devices=1)
-    config = config_of(args, "exact", quick=True)
+    config = config_of(args, "exact", small=QUICK)
     search = Search(config, draw_pictures(config))
     programs, batch = search.programs, next(iter(search.batches()))
     (placed,) = programs.place_batches(batch)

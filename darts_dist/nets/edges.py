@@ -86,6 +86,9 @@ class MixedEdges(nnx.Module):
         p: f[E, K] mixture weights, rows and columns as in `arranged`.
         """
         states, seen, filters = [], [], self._filters(inputs.dtype)
+        # Each channel its own before the levels take theirs: one sum over channels in the
+        # derivative, not one a level.
+        p = jnp.broadcast_to(p[..., None], (*p.shape, inputs.shape[self.layout.channel]))
         shares = [[] for _ in self.levels]  # of each node, by level
         for level in self.levels:
             h = inputs if level.start == 0 else self.layout.stack(states[-1:])
@@ -128,7 +131,7 @@ class MixedEdges(nnx.Module):
         """Returns the sums over a level's edges (group axis T) and its batch norms' [(mean,
         variance)] f[S, T, R, C].
 
-        h: map with group axis S.  p: f[S, T, K].  filters: of `_filters`, rows f[S, T, O, ...].
+        h: map with group axis S.  p: f[S, T, K, C].  filters: of `_filters`, rows f[S, T, O, ...].
         """
         layout, (S, T) = self.layout, p.shape[:2]
         channels = h.shape[layout.channel]
@@ -169,7 +172,7 @@ class MixedEdges(nnx.Module):
             mean = jnp.concatenate([mean, jnp.zeros_like(one)], 2)
             factor = jnp.concatenate([factor, one], 2)
         if maps:
-            out = layout.mix(maps, sizes, mean, p[..., None] * factor)
+            out = layout.mix(maps, sizes, mean, p * factor)
         else:  # nothing but `none` on these edges
             nothing = subsample(h, layout, 0) if stride == 2 else h
             zero = jnp.zeros((S, T, 1, channels), p.dtype)
