@@ -72,7 +72,16 @@ def fit(
             done, metrics = late
             late = None
             with part("darts:report"):
-                work.report(done, jax.device_get(metrics), times[-1] if times else 0.0)
+                work.report(done, jax.device_get(metrics), times[-1])
+
+    def wait(metrics):
+        """Waits for a step; its time is that since the step before it ended."""
+        nonlocal began
+        with part("darts:wait"):
+            jax.block_until_ready(metrics)
+        now = time.perf_counter()
+        times.append(now - began)
+        began = now
 
     with contextlib.closing(work.feed(start)) as batches:
         before, began = None, time.perf_counter()
@@ -80,6 +89,8 @@ def fit(
             if late is None:
                 watch.enter("step")
             if preemption.requested(done):
+                if before is not None:
+                    wait(before)
                 report()
                 watch.enter("save")
                 if done != saved:
@@ -89,18 +100,22 @@ def fit(
             work.before(done, state)
             with part("darts:feed"):
                 batch = next(batches)
+            if before is not None and _ended(before):  # or the next one's start would count to it
+                wait(before)
+                before = None
             with part("darts:dispatch"):
                 state, metrics = work.advance(state, batch, done)
-            with part("darts:wait"):
-                jax.block_until_ready(before)
-            now = time.perf_counter()
-            times.append(now - began)
-            before, began = metrics, now
+            if before is not None:
+                wait(before)
             report()
             if done == start:
                 gc.collect()
                 gc.freeze()  # what start-up made stays; a collection would walk it at every pause
             done += 1
+            before = metrics
+            if done % pace.epoch == 0 or done == pace.total:
+                wait(before)  # what comes next is no step
+                before = None
             if done % pace.log == 0 or done == pace.total:
                 watch.enter("meet")
                 late = (done, cluster.gather(metrics))
@@ -117,3 +132,7 @@ def fit(
     watch.enter("save")
     work.flush()
     return state, times
+
+
+def _ended(metrics):
+    return all(x.is_ready() for x in jax.tree.leaves(metrics))
