@@ -174,13 +174,13 @@ def test_the_loop_bench_compares_a_run_with_its_programs():
 
 
 @pytest.mark.slow
-def test_the_memory_bench_tells_batch_remat_and_format_apart():
-    sizes = ("--channels", "4", "--layers", "2", "--image", "16", "--batch", "8")
-    rows = json.loads(bench("memory", *sizes, "--repeats", "1", "--json"))["memory"]
+def test_the_memory_bench_tells_batch_remat_and_format_apart(config):
+    sizes = ("--config", config, "--layers", "4", "--batch", "32", "--repeats", "1")
+    rows = json.loads(bench("memory", *sizes, "--json"))["memory"]
     knobs = ("data.global_batch", "precision.compute", "network.remat")
     assert [tuple(row[knob] for knob in knobs) for row in rows] == [
         (batch, compute, remat)
-        for batch in (8, 16)
+        for batch in (32, 64)
         for compute in ("float32", "bfloat16")
         for remat in ("false", "true")
     ]
