@@ -64,6 +64,8 @@ def fit(
     """
     times: list[float] = []
     saved = start
+    before: Any = None  # metrics of the step in flight
+    began = 0.0
     late: tuple[int, Any] | None = None  # a logged step's metrics, on their way to the host
 
     def report():
@@ -74,23 +76,24 @@ def fit(
             with part("darts:report"):
                 work.report(done, jax.device_get(metrics), times[-1])
 
-    def wait(metrics):
-        """Waits for a step; its time is that since the step before it ended."""
-        nonlocal began
+    def wait():
+        """Waits for the step in flight, if any; its time is that since the step before it ended."""
+        nonlocal before, began
+        if before is None:
+            return
         with part("darts:wait"):
-            jax.block_until_ready(metrics)
-        now = time.perf_counter()
+            jax.block_until_ready(before)
+        before, now = None, time.perf_counter()
         times.append(now - began)
         began = now
 
     with contextlib.closing(work.feed(start)) as batches:
-        before, began = None, time.perf_counter()
+        began = time.perf_counter()
         for done in range(start, pace.total):
             if late is None:
                 watch.enter("step")
             if preemption.requested(done):
-                if before is not None:
-                    wait(before)
+                wait()
                 report()
                 watch.enter("save")
                 if done != saved:
@@ -100,13 +103,11 @@ def fit(
             work.before(done, state)
             with part("darts:feed"):
                 batch = next(batches)
-            if before is not None and _ended(before):  # or the next one's start would count to it
-                wait(before)
-                before = None
+            if _ended(before):  # or the next one's start would count to it
+                wait()
             with part("darts:dispatch"):
                 state, metrics = work.advance(state, batch, done)
-            if before is not None:
-                wait(before)
+            wait()
             report()
             if done == start:
                 gc.collect()
@@ -114,8 +115,7 @@ def fit(
             done += 1
             before = metrics
             if done % pace.epoch == 0 or done == pace.total:
-                wait(before)  # what comes next is no step
-                before = None
+                wait()  # what comes next is no step
             if done % pace.log == 0 or done == pace.total:
                 watch.enter("meet")
                 late = (done, cluster.gather(metrics))

@@ -74,7 +74,7 @@ def test_a_step_takes_what_its_programs_take_the_first_and_the_last_too():
         state, times, _ = fit(loop.Pace(total=total, epoch=2, log=1, save=9))
         assert state == len(times) == total
         assert sum(times) >= total * SLOW_S
-        assert min(times) >= SLOW_S / 2  # an end may be noticed late, at the next one's cost
+        assert times[0] >= SLOW_S  # an end may be noticed late, at the next one's cost
 
 
 def test_every_logged_step_is_told_with_its_metrics_and_its_time():
