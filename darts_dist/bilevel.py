@@ -22,14 +22,15 @@ class Search(PictureTask):
 
     config: what is searched and how; where records go does not matter here.
     pictures: uint8 training pictures; what config and they leave open (mean, std, classes) is
-    measured.  Raises ConfigError or DataError where config, pictures and devices do not fit each
+    measured.  layout: a name of `nets.layout.LAYOUTS`; None for the fastest here.
+    Raises ConfigError or DataError where config, pictures and devices do not fit each
     other.
     """
 
     shown = ("alphas", "totals", "alive")
     config: Config
 
-    def __init__(self, config: Config, pictures: AnyPictures) -> None:
+    def __init__(self, config: Config, pictures: AnyPictures, layout: str | None = None) -> None:
         """Builds everything up to the programs; nothing is compiled yet."""
         super().__init__(config, sources.fit(config, pictures))
         data, batch = config.data, config.data.global_batch
@@ -44,11 +45,16 @@ class Search(PictureTask):
             mean=self.pictures.mean,
             std=self.pictures.std,
             epoch_steps=self.epoch_steps,
+            layout=layout,
         )
+        self._layout = layout
         weights = config.weights
         self._rate = optim.cosine(
             weights.learning_rate, weights.learning_rate_min, config.schedule.epochs
         )
+
+    def _traced_from(self) -> dict[str, Any]:
+        return super()._traced_from() | {"layout": self._layout}
 
     def rate(self, epoch: int) -> float:
         """Returns the learning rate of the weights in an epoch, counted from 0."""

@@ -43,24 +43,13 @@ def _losses(args, name):
 
     from darts_dist.bilevel import Search
     from darts_dist.data import sources
-    from darts_dist.searchstep import SearchStep
 
     own = f"precision.compute={SIDES[name]}"
     if args.config:
         config = config_of(args, "first", own)
     else:
         config = config_of(args, "first", own, "data.kind=sample", small=SMALL)
-    search = Search(config, sources.load(config, "train"))
-    if args.layout:
-        search.programs = SearchStep(
-            config,
-            search.mesh,
-            classes=len(search.pictures.class_names),
-            mean=search.pictures.mean,
-            std=search.pictures.std,
-            epoch_steps=search.epoch_steps,
-            layout=args.layout,
-        )
+    search = Search(config, sources.load(config, "train"), args.layout)
     search.compile()
     states, feed, seen = search.init(), search.batches(), []
     if name == "rounded":
